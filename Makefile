@@ -1,0 +1,43 @@
+PYTHON ?= python3
+PY := .venv/bin/python
+DEMO := demo
+DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpoint_dir $(DEMO)/checkpoint \
+	--model_path $(DEMO)/models --sample_dir $(DEMO)/samples
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+
+# A folder with a stamp: a second make does not install again. --no-compile saves a minute of writing .pyc files.
+.venv/stamp: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.10 or newer is needed: make PYTHON=python3.11" if sys.version_info < (3, 10) else 0)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	@$(PY) -c 'import cv2' 2>/dev/null || { echo "no libGL here: taking OpenCV without windows"; \
+		$(PY) -m pip uninstall --quiet -y opencv-python && \
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-compile opencv-python-headless; }
+	@touch $@
+
+install: .venv/stamp  ## set up .venv with all that is needed
+
+demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pictures are (minutes on a laptop)
+	$(PY) common/synthetic.py --out_dir $(DEMO)/faces --count 1000
+	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=True --epoch 2 --batch_size 16 --batch_norm --init he \
+		--learning_rate 0.001 --schedule cosine --show_ema
+	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=False
+	@echo "Reconstructed faces: $(DEMO)/samples/faces/test.png"
+
+test: .venv/stamp  ## run all tests
+	$(PY) -m pytest -n 2 --dist loadfile
+
+lint: .venv/stamp  ## check the style
+	$(PY) -m ruff check .
+
+bench: .venv/stamp  ## measure the face detector against its peers (those that are installed)
+	$(PY) benchmarks/detector.py
+
+clean:  ## remove what make demo and the tests made; .venv, trained models and samples stay
+	rm -rf $(DEMO) .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,766 @@
+"""Face detection with MTCNN (https://arxiv.org/abs/1604.02878), and the one reader of photos, GIFs and videos.
+
+Three small networks, batched, on the CPU or a GPU. Their weights are those that the `mtcnn` package ships; the package
+itself, which needs TensorFlow, is never imported. All pictures are RGB, (H, W, 3), uint8.
+
+Cut the faces out of a folder (or single files, GIFs, videos), 227 x 227 pixels each:
+    python common/mtcnn.py --in_dir photos --out_dir faces --size 227
+Bring them into CelebA's 178 x 218 geometry instead:
+    python common/mtcnn.py --in_dir photos --out_dir faces --align
+"""
+
+import argparse
+import contextlib
+import functools
+import itertools
+import json
+import math
+import os
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
+
+IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+VIDEO_TYPES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # the decoders that Pillow may try
+MAX_PIXELS = 200_000_000
+
+# CelebA's aligned geometry: the mean of the landmarks that the mtcnn package finds in 200 of its 178 x 218 pictures;
+# left eye, right eye, nose, left and right corner of the mouth, as seen in the picture
+TEMPLATE = np.float32([[69.1, 111.4], [108.1, 111.3], [87.8, 135.5], [70.9, 152.5], [106.1, 152.3]])
+
+
+class InputError(ValueError):
+    """A mistake of the person at the keyboard, or a picture that cannot be used; the message is one line."""
+
+
+# Reading
+
+
+def read_image(path):
+    """Return the picture as (H, W, 3) uint8 RGB, upright, transparency on white, greyscale and 16 bit converted.
+
+    An animated GIF gives its first frame. InputError: missing, empty, damaged, no picture, above 200 million pixels.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if not data:
+        raise InputError(f"{path}: the file is empty")
+    with open_image(path) as image:
+        # cv2 decodes a JPEG twice as fast but fills what is missing with grey, so it gets whole ones only:
+        # those that end with the end-of-image marker.
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0").endswith(b"\xff\xd9"):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+            if pixels is not None:
+                return pixels
+        return decode(image, path)
+
+
+def open_image(path):
+    """Open a picture with Pillow, header only; InputError where it is none or too large."""
+    Image.MAX_IMAGE_PIXELS = None  # our own limit is below; Pillow's would only warn
+    try:
+        image = Image.open(path, formats=FORMATS)
+    except Exception as error:  # decoders of damaged files raise almost anything
+        raise InputError(f"{path}: not a picture, or damaged ({type(error).__name__})") from None
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        raise InputError(f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+    return image
+
+
+def decode(image, path, frame=0):
+    """Decode a frame of a Pillow image to (H, W, 3) uint8 RGB."""
+    try:
+        image.seek(frame)
+        if image.mode.startswith("I") or image.mode == "F":
+            image = to_8_bit(image)
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+    except Exception as error:  # as above
+        raise InputError(f"{path}: damaged or cut short ({error})") from None
+
+
+def to_8_bit(image):
+    """Scale a 16-bit (or wider, or floating-point) greyscale Pillow image to 8 bits, keeping its EXIF orientation."""
+    pixels = np.asarray(image)
+    if image.mode != "F":
+        pixels = pixels / 257
+    elif pixels.max() <= 1:
+        pixels = pixels * 255
+    scaled = Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8))
+    scaled.info["exif"] = image.getexif().tobytes()
+    return scaled
+
+
+def numbered_frames(path, every=1):
+    """Yield (number, image) for every n-th frame of a video, a GIF or an animated WebP, (None, image) for a picture.
+
+    InputError: what read_image refuses, or a video whose codec cannot be read.
+    """
+    path = Path(path)
+    if path.suffix.lower() in VIDEO_TYPES:
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        number = 0
+        while video.grab():
+            if number % every == 0:
+                read, frame = video.retrieve()
+                if read:
+                    yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+            number += 1
+        video.release()
+        if number == 0:
+            raise InputError(f"{path}: no video, or none that OpenCV can decode: convert it to H.264 in an .mp4")
+    elif path.suffix.lower() in (".gif", ".webp") and path.is_file() and path.stat().st_size:
+        with open_image(path) as image:
+            try:
+                count = getattr(image, "n_frames", 1)
+            except Exception as error:  # as in decode()
+                raise InputError(f"{path}: damaged or cut short ({error})") from None
+            for number in range(0, count, every):
+                yield number if count > 1 else None, decode(image, path, number)
+    else:
+        yield None, read_image(path)
+
+
+def read_frames(path, every=1):
+    """Yield (name, image) for a picture (one), or for every n-th frame of a video, a GIF or an animated WebP.
+
+    The name is that of the file without suffix, for a frame with its number: clip_000012. InputError: what read_image
+    refuses, or a video whose codec cannot be read.
+    """
+    for number, image in numbered_frames(path, every):
+        yield Path(path).stem + ("" if number is None else f"_{number:06d}"), image
+
+
+def media_files(paths):
+    """Return the pictures and videos among files and folders (recursive, sorted, hidden ones left out) as Paths.
+
+    A file that is named itself is taken whatever its suffix. InputError: a path that is missing, or nothing found.
+    """
+    files, paths = [], [paths] if isinstance(paths, (str, Path)) else list(paths)
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_TYPES + VIDEO_TYPES)
+            files += sorted(file for file in found if file.is_file()
+                            and not any(part.startswith(".") for part in file.relative_to(path).parts))
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise InputError(f"{path}: no such file or folder")
+    if not files:
+        raise InputError(f"{', '.join(map(str, paths)) or 'nothing'}: no pictures or videos in there")
+    return files
+
+
+# Networks
+
+
+def block(inputs, outputs, kernel):
+    """Convolution without padding, then PReLU with one slope per channel."""
+    return [nn.Conv2d(inputs, outputs, kernel), nn.PReLU(outputs)]
+
+
+def pool(kernel):
+    """Max pooling with stride two; ceil_mode as the networks were trained."""
+    return nn.MaxPool2d(kernel, 2, ceil_mode=True)
+
+
+class Flatten(nn.Module):
+    """Flatten (N, C, H, W) in the order width, height, channels, in which the dense weights are stored."""
+
+    def forward(self, x):
+        return x.permute(0, 3, 2, 1).flatten(1)
+
+
+class PNet(nn.Module):
+    """Proposal network: slides a 12 x 12 window with stride 2 over a picture of any size.
+
+    The first layer has 10 channels; 6 that stay zero make it 16, which vector units take in half the time.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(*block(3, 16, 3), pool(2), *block(16, 16, 3), *block(16, 32, 3))
+        self.box = nn.Conv2d(32, 4, 1)
+        self.face = nn.Conv2d(32, 2, 1)
+
+    def forward(self, x):                                         # (N, 3, H, W)
+        x = self.body(x)                                          # (N, 32, H / 2 - 5, W / 2 - 5)
+        return self.box(x), self.face(x).softmax(1)[:, 1]
+
+
+class RNet(nn.Module):
+    """Refinement network: judges and moves 24 x 24 candidates."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            *block(3, 28, 3), pool(3),                            # (28, 11, 11)
+            *block(28, 48, 3), pool(3),                           # (48, 4, 4)
+            *block(48, 64, 2), Flatten(),                         # 64 * 3 * 3
+            nn.Linear(576, 128), nn.PReLU(128))
+        self.box = nn.Linear(128, 4)
+        self.face = nn.Linear(128, 2)
+
+    def forward(self, x):                                         # (N, 3, 24, 24)
+        x = self.body(x)                                          # (N, 128)
+        return self.box(x), self.face(x).softmax(1)[:, 1]
+
+
+class ONet(nn.Module):
+    """Output network: judges and moves 48 x 48 candidates, and finds five landmarks in them."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            *block(3, 32, 3), pool(3),                            # (32, 23, 23)
+            *block(32, 64, 3), pool(3),                           # (64, 10, 10)
+            *block(64, 64, 3), pool(2),                           # (64, 4, 4)
+            *block(64, 128, 2), Flatten(),                        # 128 * 3 * 3
+            nn.Linear(1152, 256), nn.PReLU(256))
+        self.box = nn.Linear(256, 4)
+        self.landmarks = nn.Linear(256, 10)
+        self.face = nn.Linear(256, 2)
+
+    def forward(self, x):                                         # (N, 3, 48, 48)
+        x = self.body(x)                                          # (N, 256)
+        return self.box(x), self.face(x).softmax(1)[:, 1], self.landmarks(x)
+
+
+def load_weights(net, name):
+    """Fill a network with the arrays of the mtcnn package's assets/weights/NAME.lz4, without importing the package.
+
+    They lie in layer order: convolutions (height, width, in, out), dense layers (in, out), PReLU slopes (1, 1, C).
+    """
+    here = Path(__file__).resolve().parent  # on the path when this file is run, and its name is the package's
+    spec = PathFinder.find_spec("mtcnn", [place for place in sys.path if Path(place).resolve() != here])
+    places = spec.submodule_search_locations if spec else []
+    file = next((file for place in places if (file := Path(place, "assets", "weights", f"{name}.lz4")).is_file()), None)
+    if file is None:
+        raise InputError("the mtcnn package, which brings the detector's weights, is missing: pip install mtcnn lz4")
+    for parameter, array in zip(net.parameters(), joblib.load(file), strict=True):
+        array = torch.from_numpy(array)
+        if array.ndim == 4:
+            array = array.permute(3, 2, 0, 1)
+        elif array.ndim == 2:
+            array = array.T
+        elif array.ndim == 3:
+            array = array.flatten()
+        parameter.data.zero_()
+        parameter.data[tuple(slice(length) for length in array.shape)] = array
+    return net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+# Detection
+
+
+@functools.lru_cache(maxsize=64)
+def area_matrix(length, new_length, device):
+    """Sparse (new_length, length) weights that average a line over equal spans, with shares of the pixels at the ends.
+
+    P-Net's proposals change with the way in which the pyramid is made; this is the way it is used with (TensorFlow's
+    "area"), to which PyTorch has no equal: its "area" takes whole pixels only.
+    """
+    edges = np.linspace(0, length, new_length + 1)
+    pixels = np.arange(length)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return torch.from_numpy((np.maximum(overlap, 0) * new_length / length).astype(np.float32)).to_sparse().to(device)
+
+
+def shrink(lines, height, width):
+    """Shrink pictures given as (W, N, H, 3) by averaging areas; returns (N, 3, height, width) in channels_last."""
+    old_width, count, old_height, _ = lines.shape
+    columns = area_matrix(old_width, width, lines.device)
+    rows = area_matrix(old_height, height, lines.device)
+    lines = torch.sparse.mm(columns, lines.view(old_width, -1)).view(width, count, old_height, 3)
+    lines = torch.sparse.mm(rows, lines.permute(2, 1, 0, 3).reshape(old_height, -1)).view(height, count, width, 3)
+    return lines.transpose(0, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def cut(x, boxes, owner, size):
+    """Cut boxes (n, 4) out of pictures x (N, 3, H, W), owner (n,) ascending; (n, 3, size, size) in channels_last.
+
+    One bilinear sample per pixel, the first and the last on the edges of the box, zero outside the picture, as the
+    networks are used with; the full width of a picture counts as the way from its first to its last pixel.
+    """
+    shares = boxes / np.array([x.shape[3], x.shape[2]] * 2)
+    points = shares[:, :2, None] + (shares[:, 2:] - shares[:, :2])[:, :, None] * np.linspace(0, 1, size)
+    points = np.where((points >= 0) & (points <= 1), points * 2 - 1, 9)  # 9: far outside, where samples are zero
+    points = torch.from_numpy(points.astype(np.float32)).to(x.device)                           # (n, 2, size)
+    grid = torch.stack(torch.broadcast_tensors(points[:, 0, None, :], points[:, 1, :, None]), 3)
+    patches = x.new_empty(len(boxes), size, size, 3)
+    ends = np.searchsorted(owner, np.arange(len(x) + 1)).tolist()
+    for index, (start, end) in enumerate(itertools.pairwise(ends)):
+        if end > start:
+            made = F.grid_sample(x[index:index + 1], grid[start:end].view(1, -1, size, 2), align_corners=True)
+            patches[start:end] = made.view(3, -1, size, size).permute(1, 2, 3, 0)
+    return patches.permute(0, 3, 1, 2)
+
+
+def move(boxes, offsets):
+    """Apply a network's offsets, given in box sizes, to boxes (n, 4)."""
+    size = boxes[:, 2:] - boxes[:, :2] + 1
+    return boxes + offsets * np.hstack([size, size])
+
+
+def square(boxes):
+    """Grow the shorter side of each box (n, 4) to the longer one, around the same centre."""
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    half = (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True, initial=0) / 2
+    return np.hstack([centre - half, centre + half])
+
+
+def suppress(boxes, scores, threshold, of_smaller=False):
+    """Indices, best first, of the boxes (n, 4) that overlap no better one by more than a share of their union.
+
+    Of_smaller: by more than a share of the smaller one. A box goes even where the better one goes too, as in the mtcnn
+    package; the usual greedy way (torchvision's) keeps a tenth more candidates and ends in other boxes.
+    """
+    order = np.argsort(scores, kind="stable")[::-1]
+    boxes = boxes[order]
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    kept = []
+    for start in range(0, len(boxes), 256):                       # in parts: memory grows with n, not its square
+        end = start + 256
+        part, better = boxes[start:end, None], boxes[None, :end]
+        width = np.minimum(part[..., 2], better[..., 2]) - np.maximum(part[..., 0], better[..., 0])
+        height = np.minimum(part[..., 3], better[..., 3]) - np.maximum(part[..., 1], better[..., 1])
+        shared = width.clip(0) * height.clip(0)
+        ours, theirs = area[start:end, None], area[:end]
+        whole = np.minimum(ours, theirs) if of_smaller else ours + theirs - shared
+        kept.append(~np.tril(shared > threshold * whole, start - 1).any(1))
+    return order[np.concatenate(kept)] if kept else order
+
+
+def suppress_each(boxes, scores, owner, threshold, of_smaller=False):
+    """suppress() within each picture: owner (n,) is the picture of each box. Indices, picture by picture."""
+    groups = [np.flatnonzero(owner == index) for index in np.unique(owner)]
+    groups = [rows[suppress(boxes[rows], scores[rows], threshold, of_smaller)] for rows in groups]
+    return np.concatenate(groups) if groups else np.zeros(0, np.int64)
+
+
+class MTCNN:
+    """The three networks one after another. Defaults are those of the mtcnn package.
+
+    min_face: side in pixels of the smallest face looked for; thresholds: of P-, R- and O-Net; nms: the overlap at which
+    the worse of two boxes goes, within a scale, across scales, after R-Net, after O-Net; factor: from scale to scale.
+    Pictures longer than max_side are searched shrunk to it (then min_face applies to the shrunk picture).
+    """
+
+    def __init__(self, device="cpu", min_face=20, thresholds=(0.6, 0.7, 0.8), nms=(0.5, 0.7, 0.7, 0.7), factor=0.709,
+                 max_side=1600):
+        self.device = torch.device(device)
+        self.pnet = load_weights(PNet(), "pnet").to(self.device)
+        self.rnet = load_weights(RNet(), "rnet").to(self.device)
+        self.onet = load_weights(ONet(), "onet").to(self.device)
+        self.min_face, self.thresholds, self.nms = min_face, thresholds, nms
+        self.factor, self.max_side = factor, max_side
+        # The C library hands large freed blocks back to the system, and taking them again costs more than the
+        # arithmetic in them. Having freed one of this size (its limit is 32 MB), it keeps smaller ones.
+        np.empty(31 * 2**20, np.uint8)
+
+    @torch.inference_mode()
+    def detect(self, images):
+        """Find the faces in a list of (H, W, 3) uint8 RGB pictures of any sizes.
+
+        Returns three lists with one float32 array per picture, best face first: boxes (n, 4) as x1 y1 x2 y2 in pixels,
+        scores (n,), landmarks (n, 5, 2) as x y of left eye, right eye, nose, left and right corner of the mouth.
+        """
+        results = [None] * len(images)
+        sizes = {}
+        for index, image in enumerate(images):
+            sizes.setdefault(image.shape[:2], []).append(index)
+        for (height, width), members in sizes.items():
+            step = max(1, (20_000_000 if self.device.type == "cuda" else 640_000) // (height * width))
+            for start in range(0, len(members), step):
+                chunk = members[start:start + step]
+                for index, result in zip(chunk, self.detect_batch([images[i] for i in chunk]), strict=True):
+                    results[index] = result
+        return tuple([result[part] for result in results] for part in range(3))
+
+    def detect_batch(self, images):
+        """Detect in pictures of one size; returns [(boxes, scores, landmarks), ...]."""
+        height, width = images[0].shape[:2]
+        zoom = min(1, self.max_side / max(height, width))
+        if zoom < 1:
+            size = max(1, round(width * zoom)), max(1, round(height * zoom))
+            images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
+        pixels = torch.from_numpy(np.stack(images)).to(self.device)
+        x = (pixels.permute(0, 3, 1, 2).contiguous().float() - 127.5) / 128
+        boxes, owner = self.propose((pixels.permute(2, 0, 1, 3).contiguous().float() - 127.5) / 128)
+        boxes, owner = self.refine(x, boxes, owner)
+        boxes, scores, landmarks, owner = self.finish(x, boxes, owner)
+
+        boxes = boxes.clip(0, [pixels.shape[2] - 1, pixels.shape[1] - 1] * 2)
+        scale = np.array([width / pixels.shape[2], height / pixels.shape[1]])
+        boxes, landmarks = boxes * np.tile(scale, 2), landmarks * scale
+        rows = [np.flatnonzero(owner == index) for index in range(len(images))]
+        return [tuple(part[r].astype(np.float32) for part in (boxes, scores, landmarks)) for r in rows]
+
+    def propose(self, lines):
+        """P-Net over a pyramid of pictures (W, N, H, 3); returns square boxes (n, 4) and their pictures (n,)."""
+        width, _, height, _ = lines.shape
+        found = [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))]
+        scale = 12 / self.min_face
+        while min(height, width) * scale >= 12:
+            offsets, face = self.pnet(shrink(lines, int(height * scale), int(width * scale)))
+            owner, row, column = torch.nonzero(face > self.thresholds[0], as_tuple=True)
+            offsets, scores = offsets[owner, :, row, column].cpu().numpy(), face[owner, row, column].cpu().numpy()
+            owner, row, column = owner.cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()
+            boxes = np.stack([column, row, column, row], 1) * 2 + [1, 1, 12, 12] + offsets * 11.0
+            keep = suppress_each(boxes, scores, owner, self.nms[0])
+            found.append((boxes[keep] / scale, scores[keep], owner[keep]))
+            scale *= self.factor
+        boxes, scores, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        keep = suppress_each(boxes, scores, owner, self.nms[1])
+        return square(boxes[keep]), owner[keep]
+
+    def refine(self, x, boxes, owner):
+        """R-Net on the candidates; returns the square boxes (n, 4) that remain and their pictures (n,)."""
+        offsets, scores = self.judge(self.rnet, x, boxes, owner, 24)
+        sure = scores > self.thresholds[1]
+        boxes, scores, owner = move(boxes, offsets)[sure], scores[sure], owner[sure]
+        keep = suppress_each(boxes, scores, owner, self.nms[2])
+        return square(boxes[keep]), owner[keep]
+
+    def finish(self, x, boxes, owner):
+        """O-Net on the candidates; returns boxes (n, 4), scores (n,), landmarks (n, 5, 2) and their pictures (n,)."""
+        offsets, scores, landmarks = self.judge(self.onet, x, boxes, owner, 48)
+        size = boxes[:, 2:] - boxes[:, :2] + 1
+        landmarks = landmarks.reshape(-1, 2, 5).transpose(0, 2, 1) * size[:, None] + boxes[:, None, :2] - 1
+        sure = scores > self.thresholds[2]
+        boxes, scores, landmarks, owner = move(boxes, offsets)[sure], scores[sure], landmarks[sure], owner[sure]
+        keep = suppress_each(boxes, scores, owner, self.nms[3], of_smaller=True)
+        return boxes[keep], scores[keep], landmarks[keep], owner[keep]
+
+    def judge(self, net, x, boxes, owner, size):
+        """Run a network on candidates cut from the pictures x (N, 3, H, W), in chunks; returns its outputs."""
+        outputs = []
+        for rows in np.array_split(np.arange(len(boxes)), 1 + len(boxes) * size**2 // 300_000):
+            outputs.append(net(cut(x, boxes[rows], owner[rows], size)))
+        return [torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)]
+
+
+# Crops
+
+
+def pick(boxes, shape, which):
+    """Index of the face to use, or None: "centre", nearest the middle of a picture of that shape, or "largest"."""
+    if len(boxes) == 0:
+        return None
+    if which == "centre":
+        middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - np.array([shape[1], shape[0]]) / 2
+        return int(np.argmin((middle ** 2).sum(1)))
+    return int(np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(1)))
+
+
+def square_around(box, margin):
+    """Left, top and side, whole pixels, of the square of margin x the longer side of a box around its centre."""
+    x1, y1, x2, y2 = (float(value) for value in box)
+    side = max(1, round(margin * max(x2 - x1, y2 - y1)))
+    return round((x1 + x2 - side) / 2), round((y1 + y2 - side) / 2), side
+
+
+def crop(image, box, size, margin=1.2):
+    """Cut the square of margin x the longer side of a box (x1 y1 x2 y2) around its centre; (size, size, 3) uint8.
+
+    What lies outside the picture repeats its edge. Shrunk by averaging areas, enlarged by bicubic interpolation.
+    """
+    left, top, side = square_around(box, margin)
+    rows = np.arange(top, top + side).clip(0, image.shape[0] - 1)
+    columns = np.arange(left, left + side).clip(0, image.shape[1] - 1)
+    return cv2.resize(image[rows[:, None], columns], (size, size),
+                      interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+
+
+def square_matrix(box, shape, margin=1.2):
+    """The (2, 3) matrix from pixels of a picture to those of the crop() of that shape, as align() returns its own."""
+    left, top, side = square_around(box, margin)
+    scale = shape[0] / side
+    return np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
+
+
+def align(image, landmarks):
+    """Bring a face into CelebA's aligned geometry: the similarity transform that takes its landmarks nearest TEMPLATE.
+
+    landmarks: (5, 2) in pixels of the image. Returns the (218, 178, 3) uint8 picture, edges repeated, and the (2, 3)
+    matrix from pixels of the image to pixels of the picture. InputError: landmarks that all coincide.
+    """
+    # Points as complex numbers: target = turn * source + shift, least squares.
+    source = np.asarray(landmarks, np.float64) @ [1, 1j]
+    target = TEMPLATE.astype(np.float64) @ [1, 1j]
+    centred = source - source.mean()
+    spread = (np.abs(centred) ** 2).sum()
+    if spread < 1e-6:
+        raise InputError("the five landmarks coincide: no face to align")
+    turn = (centred.conj() * (target - target.mean())).sum() / spread
+    shift = target.mean() - turn * source.mean()
+    matrix = np.array([[turn.real, -turn.imag, shift.real], [turn.imag, turn.real, shift.imag]])
+    return warp(image, matrix, (178, 218)), matrix
+
+
+def warp(image, matrix, size):
+    """Move a picture by a (2, 3) similarity matrix into one of size (width, height), edges repeated, without aliasing.
+
+    cv2.warpAffine takes one sample per pixel, so what gets smaller is shrunk first by averaging, to the final scale.
+    """
+    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    if scale < 1:
+        small = max(1, math.ceil(image.shape[1] * scale)), max(1, math.ceil(image.shape[0] * scale))
+        zoom = np.array([image.shape[1] / small[0], image.shape[0] / small[1]])
+        image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
+        matrix = np.column_stack([matrix[:, :2] * zoom, matrix[:, :2] @ ((zoom - 1) / 2) + matrix[:, 2]])
+    return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+
+
+def paste(photo, face, matrix):
+    """Put a changed face (h, w, 3) back where align() or crop() took it, blending over a tenth of its sides.
+
+    matrix: from pixels of the photo to those of the face. Returns a new (H, W, 3) uint8 picture.
+    """
+    height, width = face.shape[:2]
+    fade = [np.minimum(np.arange(n), np.arange(n)[::-1]) / (n / 10) for n in (height, width)]
+    mask = np.minimum(np.outer(*(f.clip(0, 1) for f in fade)), 1).astype(np.float32)     # zero at the very edge
+    inverse = cv2.invertAffineTransform(matrix)
+    weight = warp(mask, inverse, photo.shape[1::-1]).clip(0, 1)[..., None]
+    change = warp(face, inverse, photo.shape[1::-1]).astype(np.float32) - photo
+    return (photo + weight * change).round().astype(np.uint8)
+
+
+# The folder command
+
+
+POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+COLUMNS = ["source", "frame", "output", "score", "x1", "y1", "x2", "y2",
+           *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "skipped", "file_stamp"]
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--in_dir", nargs="+", required=True, help="pictures, GIFs, videos, or folders of them")
+    parser.add_argument("--out_dir", required=True, help="where the faces and faces.tsv go; not inside --in_dir")
+    parser.add_argument("--size", type=int, default=227, help="pixels of the square crops")
+    parser.add_argument("--margin", type=float, default=1.2, help="side of the crop, in longer sides of the face's box")
+    parser.add_argument("--align", action="store_true", help="CelebA's 178 x 218 geometry instead of square crops")
+    parser.add_argument("--which", choices=("centre", "largest", "all"), default="centre", help="of several faces")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th frame of GIFs and videos")
+    parser.add_argument("--format", choices=("jpg", "png"), default="jpg", help="of the crops")
+    parser.add_argument("--min_face", type=int, default=20, help="side in pixels of the smallest face looked for")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on with an earlier run")
+    args = parser.parse_args(argv)
+    for name, low, high in (("size", 1, 4096), ("margin", 0.1, 10), ("every", 1, 10**9), ("min_face", 12, 10**4)):
+        if not low <= getattr(args, name) <= high:
+            raise InputError(f"--{name} {getattr(args, name)}: expected {low} to {high}")
+    if args.device == "auto":
+        args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    devices = ["cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    if args.device not in devices or args.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"--device {args.device}: not on this machine; expected auto, cpu, cuda or cuda:N")
+    return args
+
+
+def list_inputs(in_dir, out_dir):
+    """Files to read, their names relative to the input they are in, and the CelebA data set that they are (or None)."""
+    for path in map(Path, in_dir):
+        inside, outside = path.resolve(), out_dir.resolve()
+        if path.is_dir() and (inside == outside or inside in outside.parents or outside in inside.parents):
+            raise InputError(f"--out_dir {out_dir} and --in_dir {path} lie in one another: choose a separate folder")
+    root = Path(in_dir[0])
+    if len(in_dir) == 1 and root.is_dir():
+        beside = root.parent.glob("*_?eleb?.*") if root.name.lower().startswith("img_") else ()
+        if any(file.suffix in (".txt", ".csv") for file in itertools.chain(beside, root.rglob("*_?eleb?.*"))):
+            from common.celeba import CelebA  # only here: that file imports this one
+
+            dataset = CelebA(root)
+            for problem in dataset.problems:
+                print(f"note: {problem}", file=sys.stderr)
+            return [dataset.image_dir / name for name in dataset.files], dataset.files, dataset
+    files, names = [], []
+    for path in map(Path, in_dir):
+        found = media_files([path])
+        files += found
+        names += [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in found]
+    return files, names, None
+
+
+def name_outputs(names):
+    """Output names without suffix, kept apart where they would be equal (also where capitals do not count)."""
+    taken = {parent.as_posix().lower() for name in names for parent in Path(name).parents}
+    stems = []
+    for name in names:
+        wanted = stem = Path(name).with_suffix("").as_posix()
+        number = 1
+        while stem.lower() in taken:
+            number += 1
+            stem = f"{wanted}_{number}"
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def replace_file(path, data):
+    """Write bytes so that the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def encode_rows(rows):
+    """Rows of faces.tsv as bytes."""
+    lines = ("\t".join(row.get(column, "") for column in COLUMNS) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "surrogateescape")
+
+
+def read_rows(table, title, overwrite):
+    """Rows of an earlier faces.tsv, or none. InputError: it was made with other settings."""
+    if not table.exists():
+        return []
+    lines = table.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    if lines[0] != title and not overwrite:
+        raise InputError(f"{table.parent} was made with other settings, {lines[0].removeprefix('# ')}: "
+                         "give the same, --overwrite, or another --out_dir")
+    rows = [line.split("\t") for line in lines[2:-1]]
+    rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows if len(row) == len(COLUMNS)]
+    if lines[-1]:  # the last line was cut short, so faces of the picture before it may be missing: not valid
+        rows = [row | {"file_stamp": ""} if (row["source"], row["frame"]) == (rows[-1]["source"], rows[-1]["frame"])
+                else row for row in rows]
+    return rows
+
+
+def read_batches(files, stamps, every, done):
+    """Yield lists of (row of faces.tsv so far, image or None), as many as fit into memory; done ones are left out."""
+    batch, pixels = [], 0
+    for source, file in tqdm(files.items(), "faces", unit=" files", disable=None):
+        row = {"source": source, "frame": "", "file_stamp": stamps[source]}
+        try:
+            for number, image in numbered_frames(file, every) if (source, "") not in done else ():
+                frame = "" if number is None else str(number)
+                if (source, frame) not in done:
+                    batch.append((row | {"frame": frame}, image))
+                    pixels += image.shape[0] * image.shape[1]
+                if len(batch) == 64 or pixels > 30_000_000:
+                    yield batch
+                    batch, pixels = [], 0
+        except InputError as error:
+            batch.append((row | {"skipped": str(error).removeprefix(f"{file}: ")}, None))
+    yield batch
+
+
+def cut_out(image, boxes, scores, landmarks, args):
+    """The wanted faces of a picture, the one nearest the middle or the largest first: (crop, columns of faces.tsv)."""
+    first = pick(boxes, image.shape, "largest" if args.which == "largest" else "centre")
+    order = [] if first is None else [first]
+    if args.which == "all":
+        order += [index for index in range(len(boxes)) if index != first]
+    for index in order:
+        face = align(image, landmarks[index])[0] if args.align else crop(image, boxes[index], args.size, args.margin)
+        numbers = [scores[index], *boxes[index], *landmarks[index].ravel()]
+        yield face, dict(zip(COLUMNS[3:18], (f"{number:.4f}" for number in numbers), strict=True))
+
+
+def crop_folder(args):
+    """Cut the faces out of everything in args.in_dir, going on with an earlier run; faces.tsv says what is where."""
+    out_dir, table = Path(args.out_dir), Path(args.out_dir, "faces.tsv")
+    files, names, dataset = list_inputs(args.in_dir, out_dir)
+    if out_dir.exists() and not table.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise InputError(f"--out_dir {out_dir} has other things in it: choose a new or an empty folder")
+    settings = ["in_dir", "which", "every", "format", "min_face", "align", *([] if args.align else ["size", "margin"])]
+    title = "# " + json.dumps({name: getattr(args, name) for name in settings})
+    rows = read_rows(table, title, args.overwrite)
+    detector = MTCNN(args.device, args.min_face)
+
+    # What is done and unchanged stays; the crops of what has changed or gone are removed.
+    files = {str(file).translate({9: " ", 10: " ", 13: " "}): file for file in files}
+    stems = dict(zip(files, name_outputs(names), strict=True))
+    stamps = {source: f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for source, file in files.items()}
+    valid = [row for row in rows if not args.overwrite and stamps.get(row["source"]) == row["file_stamp"]
+             and row["output"].startswith(stems[row["source"]] if row["output"] else "")
+             and (out_dir / row["output"]).exists()]
+    outputs = {row["output"] for row in valid}
+    for row in rows:
+        if row["output"] not in outputs and out_dir.resolve() in (out_dir / row["output"]).resolve().parents:
+            (out_dir / row["output"]).unlink(missing_ok=True)
+    rows, done = valid, {(row["source"], row["frame"]) for row in valid}
+
+    replace_file(table, (title + "\n" + "\t".join(COLUMNS) + "\n").encode() + encode_rows(rows))
+    with open(table, "ab", buffering=0) as file:
+        for batch in read_batches(files, stamps, args.every, done):
+            found = zip(*detector.detect([image for _, image in batch if image is not None]), strict=True)
+            new = []
+            for row, image in batch:
+                stem = stems[row["source"]] + (f"/{int(row['frame']):06d}" if row["frame"] else "")
+                faces = [] if image is None else list(cut_out(image, *next(found), args))
+                for number, (face, columns) in enumerate(faces, 1):
+                    name = f"{stem}_face{number}.{args.format}" if number > 1 else f"{stem}.{args.format}"
+                    coded = cv2.imencode(f".{args.format}", face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+                    replace_file(out_dir / name, coded.tobytes())
+                    new.append(row | columns | {"output": name})
+                if not faces:
+                    new.append({"skipped": "no face found"} | row)
+            file.write(encode_rows(new))
+            rows += new
+
+    found = [row for row in rows if row.get("output")]
+    missing = [row for row in rows if not row.get("output")]
+    if not found:
+        table.unlink()
+        with contextlib.suppress(OSError):
+            out_dir.rmdir()
+        raise InputError(f"no face in any of {len(missing)} pictures ({missing[0]['source']}: {missing[0]['skipped']})")
+    if dataset is not None:
+        write_annotations(out_dir, dataset, dict(zip(files, itertools.count(), strict=False)), found)
+    print(f"{len(found)} faces in {out_dir}; {len(missing)} pictures skipped" + f", see {table}" * bool(missing))
+
+
+def write_annotations(out_dir, dataset, index, rows):
+    """Write CelebA's annotation files for the crops of a data set: of several faces of a picture, for the first."""
+    from common.celeba import ATTRIBUTES
+
+    outputs = {index[row["source"]]: row["output"] for row in reversed(rows)}
+    tables = {"list_eval_partition": dataset.partition[:, None]}
+    if dataset.identity is not None:
+        tables["identity_CelebA"] = dataset.identity[:, None]
+    if dataset.attributes is not None:
+        tables["list_attr_celeba"] = dataset.attributes.astype(int) * 2 - 1
+    for name, values in tables.items():
+        lines = [f"{len(outputs)}", " ".join(ATTRIBUTES)] if name == "list_attr_celeba" else []
+        lines += [" ".join([outputs[number], *map(str, values[number])]) for number in sorted(outputs)]
+        replace_file(out_dir / f"{name}.txt", ("\n".join(lines) + "\n").encode())
+
+
+def main(argv=None):
+    try:
+        crop_folder(parse_args(argv))
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    from common.mtcnn import main  # the module that common/celeba.py imports too, so that there is one InputError
+
+    main()

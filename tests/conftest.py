@@ -1,0 +1,33 @@
+"""What several tests share: drawn faces, and a project's command line run in its own process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common.synthetic import write
+
+
+@pytest.fixture(scope="session")
+def faces(tmp_path_factory):
+    """A drawn CelebA of 96 pictures of 8 people; tests that change a data set take a copy."""
+    path = tmp_path_factory.mktemp("data") / "faces"
+    write(path, count=96, seed=0, identities=8)
+    return path
+
+
+@pytest.fixture(scope="session")
+def run():
+    """run("hyperencoder/main.py", "--flag", ...) in its own process on the CPU; returns the finished process."""
+
+    def run(script, *flags, **environment):
+        command = [sys.executable, str(ROOT / script), *map(str, flags)]
+        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+
+    return run

@@ -1,0 +1,533 @@
+"""common/mtcnn.py: the reader, the detector, the crops, and the folder command."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import cv2
+import joblib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import mtcnn
+from common.mtcnn import MTCNN, TEMPLATE, InputError, align, crop, media_files, paste, pick, read_frames, read_image
+from common.synthetic import draw
+
+ROOT = Path(__file__).resolve().parents[1]
+RED = (250, 10, 20)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    torch.set_num_threads(1)
+    return MTCNN()
+
+
+def sketch():
+    """A face of shaded ellipses, (320, 280, 3)."""
+    y, x = np.mgrid[0:320, 0:280].astype(np.float64)
+    image = np.full((320, 280, 3), 90.0)
+
+    def paint(cx, cy, rx, ry, colour, shade=0.0):
+        distance = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
+        inside = np.clip((1 - np.sqrt(distance)) * min(rx, ry), 0, 1)[..., None]
+        image[:] = image * (1 - inside) + inside * np.array(colour) * (1 - shade * distance.clip(0, 1)[..., None])
+
+    paint(140, 150, 92, 118, (60, 40, 30))              # hair
+    paint(140, 165, 72, 96, (225, 180, 150), 0.35)      # skin
+    for cx in (108, 172):
+        paint(cx, 122, 21, 5, (70, 45, 35))             # brow
+        paint(cx, 144, 17, 8, (245, 240, 235))          # eye
+        paint(cx, 144, 8, 8, (50, 35, 30))
+    paint(140, 172, 9, 26, (238, 196, 166))             # nose
+    paint(132, 192, 6, 4, (140, 90, 75))
+    paint(148, 192, 6, 4, (140, 90, 75))
+    paint(140, 220, 30, 9, (170, 70, 70))               # mouth
+    paint(140, 220, 28, 2, (90, 30, 30))
+    return image.round().clip(0, 255).astype(np.uint8)
+
+
+def flat(height, width, colour=RED):
+    return np.full((height, width, 3), colour, np.uint8)
+
+
+def is_red(image):
+    return (abs(image.astype(int) - RED) < 30).all()
+
+
+def write_video(path, frames):
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (width, height))
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+
+
+# The reader
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.bmp", "a.webp", "a.tiff", "a.ppm"])
+def test_red_stays_red(tmp_path, name):
+    Image.fromarray(flat(40, 60)).save(tmp_path / name)
+    image = read_image(tmp_path / name)
+    assert image.shape == (40, 60, 3) and image.dtype == np.uint8 and is_red(image)
+    assert is_red(crop(image, (-5, 5, 30, 30), 32)) and is_red(align(image, TEMPLATE / 4)[0])
+    assert [frame for frame, _ in read_frames(tmp_path / name)] == ["a"]
+
+
+def test_frames_of_video_and_gif(tmp_path):
+    frames = [flat(48, 64, colour) for colour in (RED, (20, 230, 30), RED, (10, 20, 240), RED)]
+    write_video(tmp_path / "clip.mp4", frames)
+    first, *others = map(Image.fromarray, frames)
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
+    for name in ("clip.mp4", "clip.gif"):
+        read = dict(read_frames(tmp_path / name))
+        assert list(read) == [f"clip_00000{number}" for number in range(5)]
+        assert is_red(read["clip_000004"]) and read["clip_000001"][..., 1].min() > 150
+        assert read["clip_000003"][..., 2].min() > 150 and is_red(read_image(tmp_path / "clip.gif"))
+        assert [frame for frame, _ in read_frames(tmp_path / name, every=2)] == [f"clip_00000{n}" for n in (0, 2, 4)]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation, suffix):
+    upright = flat(32, 48, (200, 200, 200))
+    upright[:16, :24] = RED                              # upper left
+    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+              5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
+              8: np.rot90(upright, -1)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a.{suffix}", exif=exif, **QUALITY.get(suffix, {}))
+    assert abs(read_image(tmp_path / f"a.{suffix}").astype(int) - upright).max() < 30
+
+
+QUALITY = {"jpg": {"quality": 98, "subsampling": 0}}
+
+
+def test_modes(tmp_path):
+    def read(image, name="a.png", **options):
+        image.save(tmp_path / name, **options)
+        return read_image(tmp_path / name)
+
+    clear = np.dstack([flat(8, 8), np.zeros((8, 8), np.uint8)])
+    clear[:, 4:, 3] = 255
+    for name in ("a.png", "a.webp"):
+        image = read(Image.fromarray(clear), name, **({"lossless": True} if name == "a.webp" else {}))
+        assert (image[:, :4] == 255).all() and is_red(image[:, 4:])
+    image = read(Image.fromarray(np.dstack([np.full((8, 8), 90, np.uint8), clear[..., 3]])))                  # LA
+    assert (image[:, :4] == 255).all() and (image[:, 4:] == 90).all()
+    palette = Image.fromarray(np.repeat(np.uint8([[0, 1]]), 8, 0), "P")
+    palette.putpalette([0, 255, 0, *RED])
+    image = read(palette, transparency=0)
+    assert (image[:, 0] == 255).all() and is_red(image[:, 1])
+    assert (read(Image.fromarray(np.full((8, 8), 77, np.uint8))) == 77).all()                                 # L
+    assert abs(read(Image.fromarray(np.full((8, 8), 77, np.uint8)), "a.jpg").astype(int) - 77).max() < 2
+    assert (read(Image.fromarray(np.full((8, 8), 77 * 257, np.uint16))) == 77).all()                          # 16 bit
+    assert (read(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "a.tiff") == 128).all()
+    assert read(Image.fromarray(np.eye(8) > 0)).shape == (8, 8, 3)                                            # 1 bit
+    cv2.imwrite(str(tmp_path / "b.png"), (flat(8, 8)[..., ::-1].astype(np.uint16) * 257))
+    assert is_red(read_image(tmp_path / "b.png"))                                                           # 16 bit RGB
+    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
+    image = read(cyan, "a.jpg", quality=98)
+    assert image[..., 0].max() < 30 and image[..., 1:].min() > 200
+
+
+def test_damaged(tmp_path):
+    good = io.BytesIO()
+    Image.fromarray(sketch()).save(good, "JPEG")
+    good = good.getvalue()
+    png = io.BytesIO()
+    Image.fromarray(sketch()).save(png, "PNG")
+    gif = io.BytesIO()
+    frames = [Image.fromarray(np.roll(sketch(), shift, 0)) for shift in (0, 9, 33)]
+    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b"")
+    files = {"empty.jpg": b"", "text.jpg": b"no picture", "cut.jpg": good[:-len(good) // 3], "end.jpg": good[:-2000],
+             "cut.png": png.getvalue()[:-2000], "cut.gif": gif.getvalue()[:400], "bomb.png": bomb, "text.gif": b"GIF",
+             "head.jpg": good[:10], "text.mp4": b"no video", "empty.mp4": b"", "empty.gif": b""}
+    for name, data in files.items():
+        path = tmp_path / name
+        path.write_bytes(data)
+        with pytest.raises(InputError) as error:
+            list(read_frames(path))
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    for path in (tmp_path / "missing.jpg", tmp_path / "missing.gif", tmp_path / "missing.mp4", tmp_path):
+        with pytest.raises(InputError, match=path.name):
+            list(read_frames(path))
+    (tmp_path / "whole.jpg").write_bytes(good)
+    assert abs(read_image(tmp_path / "whole.jpg").astype(int) - sketch()).mean() < 3
+
+
+def test_media_files(tmp_path):
+    for name in ("b.JPG", "a.png", "sub/c.mp4", ".hidden/d.jpg", ".e.jpg", "notes.txt", "sub/odd.dat"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    names = [path.relative_to(tmp_path).as_posix() for path in media_files([tmp_path])]
+    assert names == ["a.png", "b.JPG", "sub/c.mp4"]
+    odd = tmp_path / "sub/odd.dat"
+    assert media_files([odd, tmp_path / "sub"]) == [odd, tmp_path / "sub/c.mp4"]
+    for bad in (tmp_path / "nowhere", tmp_path / ".hidden/none"):
+        with pytest.raises(InputError, match=bad.name):
+            media_files([bad])
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(InputError, match="bare"):
+        media_files(tmp_path / "bare")
+
+
+# The networks
+
+
+def numpy_net(x, arrays, plan):
+    """A network computed from the package's arrays by definition: x (H, W, 3), plan of "conv", ("pool", k), "dense"."""
+    arrays = iter(arrays)
+    for step in plan:
+        if step == "dense" and x.ndim == 3:
+            x = x.transpose(1, 0, 2).ravel()
+        if step == "conv":
+            w, b, slope = next(arrays), next(arrays), next(arrays)
+            windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[:2], (0, 1))       # (h, w, in, kh, kw)
+            x = np.einsum("hwikl,klio->hwo", windows, w) + b
+            x = np.where(x > 0, x, slope * x)
+        elif step == "dense":
+            w, b, slope = next(arrays), next(arrays), next(arrays)
+            x = x @ w + b
+            x = np.where(x > 0, x, slope * x)
+        else:
+            k = step[1]
+            size = [-(-(length - k) // 2) + 1 for length in x.shape[:2]]
+            x = np.array([[x[2 * i:2 * i + k, 2 * j:2 * j + k].max((0, 1)) for j in range(size[1])]
+                          for i in range(size[0])])
+    heads = [x @ w.reshape(w.shape[-2:]) + b for w, b in zip(arrays, arrays, strict=True)]
+    face = np.exp(heads[-1])
+    return heads[0], face[..., 1] / face.sum(-1), *heads[1:-1]
+
+
+@pytest.mark.parametrize("net, name, shape, plan", [
+    (mtcnn.PNet, "pnet", (23, 30), ["conv", ("pool", 2), "conv", "conv"]),
+    (mtcnn.RNet, "rnet", (24, 24), ["conv", ("pool", 3), "conv", ("pool", 3), "conv", "dense"]),
+    (mtcnn.ONet, "onet", (48, 48), ["conv", ("pool", 3), "conv", ("pool", 3), "conv", ("pool", 2), "conv", "dense"])])
+def test_networks_by_definition(net, name, shape, plan):
+    place = next(Path(path, "mtcnn/assets/weights") for path in sys.path if Path(path, "mtcnn/assets/weights").is_dir())
+    x = np.random.default_rng(0).uniform(-1, 1, (*shape, 3)).astype(np.float32)
+    expected = numpy_net(x.astype(np.float64), joblib.load(place / f"{name}.lz4"), plan)
+    made = mtcnn.load_weights(net(), name)(torch.from_numpy(x).permute(2, 0, 1)[None])
+    assert len(made) == len(expected)
+    for ours, theirs in zip(made, expected, strict=True):
+        ours = ours[0].movedim(0, -1) if ours.ndim == 4 else ours[0]
+        assert np.allclose(ours.numpy(), theirs, atol=1e-4)
+
+
+def test_shrink_averages_areas():
+    x = torch.randn(7, 2, 10, 3)                                                     # (W, N, H, 3)
+    made = mtcnn.shrink(x, 5, 3)
+    assert made.shape == (2, 3, 5, 3) and made.is_contiguous(memory_format=torch.channels_last)
+    # 7 columns onto 3: each takes two whole ones and a third of another
+    thirds = x.permute(1, 3, 2, 0).repeat_interleave(3, 3).unflatten(3, (3, 7)).mean(4)
+    assert torch.allclose(made, thirds.unflatten(2, (5, 2)).mean(3), atol=1e-6)
+
+
+def test_boxes():
+    moved = mtcnn.move(np.array([[10.0, 20, 29, 59]]), np.array([[0.1, -0.1, 0.5, 0.25]]))
+    assert np.allclose(moved, [[12, 16, 39, 69]])                                    # 20 wide and 40 high, both ends in
+    assert np.allclose(mtcnn.square(np.array([[0.0, 0, 10, 20], [5, 5, 9, 7]])), [[-5, 0, 15, 20], [5, 4, 9, 8]])
+
+
+def test_suppression():
+    boxes = np.array([[0.0, 0, 10, 10], [0, 3, 10, 13], [0, 6, 10, 16], [50, 50, 60, 60], [2, 2, 6, 6]])
+    scores = np.array([0.9, 0.8, 0.7, 0.95, 0.6])
+    # 1 overlaps 0 by 7 / 13, 2 overlaps 1 by as much but 0 by 4 / 16; 4 lies within 0 and has a sixth of it
+    assert mtcnn.suppress(boxes, scores, 0.5).tolist() == [3, 0, 4]
+    assert mtcnn.suppress(boxes, scores, 0.6).tolist() == [3, 0, 1, 2, 4]
+    assert mtcnn.suppress(boxes, scores, 0.72, of_smaller=True).tolist() == [3, 0, 1, 2]
+    owner = np.array([0, 1, 0, 1, 1])
+    assert mtcnn.suppress_each(boxes, scores, owner, 0.5).tolist() == [0, 2, 3, 1, 4]
+    rng = np.random.default_rng(0)                                                   # more than one part of the matrix
+    corner = rng.uniform(0, 100, (700, 2))
+    boxes = np.hstack([corner, corner + 30])
+    scores = rng.permutation(700).astype(float)
+    shared = np.clip(30 - abs(corner[:, None] - corner), 0, None).prod(2)
+    worse = (shared / (1800 - shared) > 0.5) & (scores[:, None] < scores)
+    kept = np.flatnonzero(~worse.any(1))
+    assert sorted(mtcnn.suppress(boxes, scores, 0.5)) == kept.tolist()
+
+
+# Detection
+
+
+def test_golden_face(detector):
+    """The numbers are those of the mtcnn package with TensorFlow on the same picture."""
+    boxes, scores, landmarks = detector.detect([sketch()])
+    assert boxes[0].shape == (1, 4) and scores[0].shape == (1,) and landmarks[0].shape == (1, 5, 2)
+    assert all(array[0].dtype == np.float32 for array in (boxes, scores, landmarks))
+    assert np.allclose(boxes[0][0], [70.665, 62.008, 214.217, 263.666], atol=0.05)
+    assert scores[0][0] == pytest.approx(0.949, abs=2e-3)
+    expected = [[107.947, 142.584], [170.741, 142.011], [141.33, 188.247], [115.589, 219.947], [166.523, 218.841]]
+    assert np.allclose(landmarks[0][0], expected, atol=0.05)
+
+
+def test_finds_drawn_faces(detector):
+    drawn = [draw(seed) for seed in range(20)]
+    found = detector.detect([image for image, _, _ in drawn])[2]
+    errors = [np.linalg.norm(landmarks[0] - true, axis=1).mean()
+              for landmarks, (_, _, true) in zip(found, drawn, strict=True) if len(landmarks)]
+    assert len(errors) >= 18 and np.mean(errors) < 4
+
+
+def test_batched_equals_single(detector):
+    face = sketch()
+    noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
+    images = [draw(1)[0], noise, face, flat(218, 178), draw(2)[0], np.hstack([face, face]), flat(5, 300), flat(40, 40),
+              cv2.resize(face, (1400, 1600)), draw(3)[0], flat(1, 1)]
+    together, again = detector.detect(images), detector.detect(images[::-1])
+    counts = [len(boxes) for boxes in together[0]]
+    assert counts[2] == counts[8] == 1 and counts[5] == 2 and not any(counts[index] for index in (3, 6, 7, 10))
+    for index, image in enumerate(images):
+        for part, single in enumerate(detector.detect([image])):
+            assert np.allclose(single[0], together[part][index], atol=0.02)
+            assert np.allclose(single[0], again[part][-1 - index], atol=0.02)
+    assert together[0][3].shape == (0, 4) and together[1][3].shape == (0,) and together[2][3].shape == (0, 5, 2)
+    assert detector.detect([]) == ([], [], [])
+    assert all((np.diff(scores) <= 0).all() for scores in together[1])
+
+
+def test_large_and_small_pictures(detector):
+    face = sketch()
+    landmarks = detector.detect([face])[2][0][0]
+    large = cv2.resize(face, (280 * 12, 320 * 12), interpolation=cv2.INTER_CUBIC)     # above max_side
+    found = detector.detect([large])[2][0]
+    assert len(found) == 1 and np.linalg.norm(found[0] / 12 - landmarks, axis=1).mean() < 3
+    small = cv2.resize(face, (40, 46), interpolation=cv2.INTER_AREA)
+    assert len(detector.detect([small])[0][0]) == 1
+    assert len(MTCNN(min_face=160).detect([cv2.resize(face, (140, 160))])[0][0]) == 0
+
+
+def test_light_and_without_tensorflow():
+    code = ("import sys; import common.mtcnn as m; m.MTCNN().detect([]); "
+            "assert not any(name.split('.')[0] in ('tensorflow', 'keras', 'mtcnn') for name in sys.modules); "
+            "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))")  # the peak, in kB
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) < 1_300_000
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_equals_cpu(detector):
+    images = [draw(seed)[0] for seed in range(8)] + [sketch(), flat(100, 90)]
+    for ours, theirs in zip(detector.detect(images), MTCNN("cuda").detect(images), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.shape == other.shape and np.allclose(one, other, atol=0.5)
+
+
+# Crops
+
+
+def test_pick():
+    boxes = np.float32([[0, 0, 40, 40], [45, 45, 60, 60]])
+    assert pick(boxes, (100, 100, 3), "centre") == 1 and pick(boxes, (100, 100, 3), "largest") == 0
+    assert pick(boxes[:0], (100, 100, 3), "centre") is None
+
+
+def test_crop_repeats_the_edges():
+    image = np.arange(60 * 50, dtype=np.uint8).reshape(60, 50, 1).repeat(3, 2)
+    made = crop(image, (-10, 20, 10, 30), 24)                       # 1.2 * 20 around (0, 25): columns -12 to 11
+    assert made.shape == (24, 24, 3) and (made[:, 12:] == image[13:37, :12]).all()
+    assert (made[:, :12] == image[13:37, :1]).all()
+    checks = np.indices((80, 80)).sum(0)[..., None].repeat(3, 2) % 2 * 255
+    assert abs(crop(checks.astype(np.uint8), (0, 0, 80, 80), 20, 1).astype(int) - 127).max() <= 1   # no aliasing
+    assert crop(image, (10, 10, 11, 11), 64).shape == (64, 64, 3)
+
+
+def test_align_and_paste():
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255)]
+    turn = 2.6 * np.array([[np.cos(0.4), -np.sin(0.4)], [np.sin(0.4), np.cos(0.4)]])
+    for scale, size in ((1, 1200), (0.15, 200)):
+        photo = np.full((size, size, 3), 128, np.uint8)
+        landmarks = TEMPLATE @ (turn * scale).T + np.array([520, 150]) * scale
+        for (x, y), colour in zip(landmarks, colours, strict=True):
+            photo = cv2.circle(photo, (round(x), round(y)), round(16 * scale), colour, -1)
+        made, matrix = align(photo, landmarks)
+        assert made.shape == (218, 178, 3) and made.dtype == np.uint8 and matrix.shape == (2, 3)
+        assert np.allclose(landmarks @ matrix[:, :2].T + matrix[:, 2], TEMPLATE, atol=1e-3)
+        there = np.array([made[round(y), round(x)] for x, y in TEMPLATE.astype(float)], int)
+        assert abs(there - colours).max() < 70
+        assert abs(paste(photo, made, matrix).astype(int) - photo).mean() < 3
+        changed = paste(photo, flat(218, 178), matrix)
+        x, y = landmarks[2].round().astype(int)
+        assert is_red(changed[y, x]) and (changed[0, -1] == photo[0, -1]).all()
+    with pytest.raises(InputError):
+        align(photo, np.zeros((5, 2)))
+
+
+def test_square_matrix_is_that_of_crop():
+    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8), (0, 0), 8)
+    for box in ((60, 50, 200, 210), (-20, 100, 50, 180)):
+        matrix = mtcnn.square_matrix(box, (96, 96, 3))
+        warped = cv2.warpAffine(photo, matrix, (96, 96), borderMode=cv2.BORDER_REPLICATE)
+        assert abs(warped.astype(int) - crop(photo, box, 96)).max() < 6
+
+
+# The folder command
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of photos: a face, two faces, none, in a sub-folder, of the same name, a damaged file, a video."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    face = sketch()
+    Image.fromarray(face).save(folder / "one.png")
+    Image.fromarray(draw(5)[0]).save(folder / "one.jpg")
+    Image.fromarray(np.hstack([face, cv2.resize(face, (140, 160))[np.arange(320) % 160]])).save(folder / "sub/two.png")
+    Image.fromarray(flat(90, 80)).save(folder / "none.png")
+    (folder / "bad.jpg").write_bytes(b"text")
+    write_video(folder / "clip.mp4", [np.roll(face, shift, 1) for shift in (0, 8, 16)])
+    return folder
+
+
+def read_table(out_dir):
+    _, columns, *lines = (out_dir / "faces.tsv").read_text().splitlines()
+    return [dict(zip(columns.split("\t"), line.split("\t"), strict=True)) for line in lines]
+
+
+def crop_folder(*flags):
+    """The command in this process; returns its exit code."""
+    try:
+        mtcnn.main(list(map(str, flags)))
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def crops(out_dir):
+    """Times of the files in a folder by name, faces.tsv left out."""
+    return {path.relative_to(out_dir).as_posix(): path.stat().st_mtime_ns for path in out_dir.rglob("*.*g")}
+
+
+def test_folder(run, photos, tmp_path, capsys):
+    out_dir = tmp_path / "out"
+    before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    flags = ["--in_dir", photos, "--out_dir", out_dir, "--size", 64]
+    done = run("common/mtcnn.py", *flags)
+    assert done.returncode == 0, done.stderr
+    made = crops(out_dir)
+    assert set(made) == {"one.jpg", "one_2.jpg", "sub/two.jpg", "clip/000000.jpg", "clip/000001.jpg", "clip/000002.jpg"}
+    assert "6 faces" in done.stdout and "2 pictures skipped" in done.stdout
+    rows = {row["output"] or Path(row["source"]).name: row for row in read_table(out_dir)}
+    assert rows["none.png"]["skipped"] == "no face found" and "not a picture" in rows["bad.jpg"]["skipped"]
+    assert rows["clip/000002.jpg"]["frame"] == "2" and rows["one_2.jpg"]["source"].endswith("one.png")
+    assert float(rows["one_2.jpg"]["left_eye_x"]) == pytest.approx(107.9, abs=0.2)
+    assert all(read_image(out_dir / name).shape == (64, 64, 3) for name in made)
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+
+    # Again: nothing is made twice. One crop gone, one photo changed to one without a face, one photo gone, half a last
+    # line: only that is done.
+    assert crop_folder(*flags) == 0 and crops(out_dir) == made
+    (out_dir / "clip/000001.jpg").unlink()
+    Image.fromarray(flat(70, 70)).save(photos / "one.png")
+    (photos / "sub/two.png").unlink()
+    with open(out_dir / "faces.tsv", "a") as file:
+        file.write("half\tof")
+    capsys.readouterr()
+    assert crop_folder(*flags) == 0 and "4 faces" in capsys.readouterr().out
+    now = crops(out_dir)
+    assert set(now) == {"one.jpg", "clip/000000.jpg", "clip/000001.jpg", "clip/000002.jpg"}
+    assert {name for name in now if now[name] != made[name]} == {"clip/000001.jpg"}
+
+    # Other settings are refused, or begin anew where that is wished for.
+    flags = ["--in_dir", photos, "--out_dir", out_dir, "--align", "--format", "png", "--every", 2]
+    assert crop_folder(*flags) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert len(error) == 1 and "--overwrite" in error[0] and crops(out_dir) == now
+    assert crop_folder(*flags, "--overwrite") == 0
+    assert set(crops(out_dir)) == {"one.png", "clip/000000.png", "clip/000002.png"}
+    assert read_image(out_dir / "one.png").shape == (218, 178, 3)
+
+
+def test_red_through_the_command(tmp_path, monkeypatch):
+    """A red picture in which a face is said to be comes out red, from a picture and from a video."""
+    face = [np.float32([[10, 10, 60, 60]])], [np.float32([1])], [TEMPLATE[None] / 3]
+    monkeypatch.setattr(MTCNN, "detect", lambda self, images: tuple(part * len(images) for part in face))
+    (tmp_path / "in").mkdir()
+    Image.fromarray(flat(80, 96)).save(tmp_path / "in/a.jpg")
+    write_video(tmp_path / "in/clip.mp4", [flat(80, 96)] * 2)
+    for flags in ([], ["--format", "png", "--align"]):
+        out_dir = tmp_path / f"out{len(flags)}"
+        assert crop_folder("--in_dir", tmp_path / "in", "--out_dir", out_dir, *flags) == 0
+        assert len(crops(out_dir)) == 3 and all(is_red(read_image(out_dir / name)) for name in crops(out_dir))
+
+
+def test_all_faces_of_several_inputs(photos, tmp_path):
+    out_dir = tmp_path / "out"
+    assert crop_folder("--in_dir", photos / "sub", photos / "one.png", photos / "one.jpg", "--out_dir", out_dir,
+                       "--which", "all", "--size", 32, "--margin", 1) == 0
+    assert set(crops(out_dir)) >= {"two.jpg", "two_face2.jpg", "one.jpg", "one_2.jpg"}
+
+
+def test_killed_in_the_middle(photos, tmp_path, capsys):
+    """A stop at any time leaves no half picture, and the next run completes the work."""
+    face, out_dir = draw(5)[0], tmp_path / "out"
+    for number in range(70):  # more than a batch
+        Image.fromarray(face).save(photos / f"more{number}.jpg")
+    flags = ["--in_dir", photos, "--out_dir", out_dir]
+    process = subprocess.Popen([sys.executable, ROOT / "common/mtcnn.py", *flags], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(tmp_path.glob("out/*.jpg")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    before = crops(out_dir)
+    assert 0 < len(before) < 76 and all(read_image(out_dir / name).shape == (227, 227, 3) for name in before)
+    assert crop_folder(*flags) == 0 and "76 faces" in capsys.readouterr().out
+    assert len(crops(out_dir)) == 76 and len(read_table(out_dir)) == 78
+
+
+def test_annotations_are_carried_over(faces, tmp_path):
+    from common.celeba import CelebA
+
+    out_dir = tmp_path / "out"
+    assert crop_folder("--in_dir", faces, "--out_dir", out_dir, "--size", 48, "--format", "png") == 0
+    before, after = CelebA(faces), CelebA(out_dir)
+    rows = [before.files.index(name.replace(".png", ".jpg")) for name in after.files]
+    assert len(rows) > 85 and not after.aligned
+    assert (after.attributes == before.attributes[rows]).all() and (after.identity == before.identity[rows]).all()
+    assert (after.partition == before.partition[rows]).all()
+
+
+def test_mistakes(run, photos, tmp_path, capsys):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used/mine.txt").write_text("x")
+    (tmp_path / "bare").mkdir()
+    out_dir = tmp_path / "out"
+    red = photos / "none.png"
+    for flags, words in (
+            (["--in_dir", tmp_path / "nowhere", "--out_dir", out_dir], "nowhere"),
+            (["--in_dir", tmp_path / "bare", "--out_dir", out_dir], "bare"),
+            (["--in_dir", photos, "--out_dir", photos / "faces"], "--out_dir"),
+            (["--in_dir", photos, "--out_dir", photos], "--out_dir"),
+            (["--in_dir", photos, "--out_dir", tmp_path], "--out_dir"),
+            (["--in_dir", photos, "--out_dir", tmp_path / "used"], "other things"),
+            (["--in_dir", photos, "--out_dir", tmp_path / "used/mine.txt"], "other things"),
+            (["--in_dir", red, photos / "bad.jpg", "--out_dir", out_dir], "no face"),
+            (["--in_dir", photos, "--out_dir", out_dir, "--size", 0], "--size"),
+            (["--in_dir", photos, "--out_dir", out_dir, "--every", 0], "--every"),
+            (["--in_dir", photos, "--out_dir", out_dir, "--device", "cuda:99"], "--device")):
+        assert crop_folder(*flags) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and error[0].startswith("error: ") and words in error[0]
+    (photos / "bad.mp4").write_text("no video")
+    done = run("common/mtcnn.py", "--in_dir", red, photos / "bad.jpg", photos / "bad.mp4", "--out_dir", out_dir)
+    assert done.returncode == 2 and "no face" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not out_dir.exists() and not (photos / "faces").exists() and os.listdir(tmp_path / "used") == ["mine.txt"]
