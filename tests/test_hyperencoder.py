@@ -1,0 +1,541 @@
+"""hyperencoder/: the networks by numbers, and every verb through the command line on drawn faces."""
+
+import csv
+import itertools
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from hyperencoder import main as script
+from hyperencoder.anomaly import ANOMALIES, occluded_eyes, roc_auc, shuffled_blocks
+from hyperencoder.model import AutoEncoder, Decoder, Encoder, augment, fit_pca, initialise, map_sizes, resize
+
+SMALL = ("--width_multiplier", 0.0625, "--embed_size", 12, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
+         "--workers", 0)  # fmt: skip
+
+
+def places(folder):
+    """The flags that keep all that a run writes below a folder."""
+    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
+    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
+
+
+def call(*flags):
+    """main() in this process; returns its exit code."""
+    torch.manual_seed(0)
+    try:
+        script.main([str(flag) for flag in flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def records(faces, tmp_path_factory):
+    """A folder of packed faces that the tests below share: cropping them once is enough."""
+    folder = tmp_path_factory.mktemp("packed")
+    args = script.parse_args(["--dataset_dir", str(faces), "--workers", "0", *places(folder)])
+    script.load_records(args, torch.device("cpu"), 0)
+    return folder / "records"
+
+
+@pytest.fixture
+def home(records, tmp_path):
+    """A folder for one test's runs, with the packed faces in it."""
+    shutil.copytree(records, tmp_path / "records", copy_function=os.link)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(faces, records, tmp_path_factory):
+    """A small model trained through the command line in its own process: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(records, folder / "records", copy_function=os.link)
+    command = [sys.executable, ROOT / "hyperencoder/main.py", f"--dataset_dir={faces}", "--train=True", "--epoch=6",
+               "--log_every=5", "--init=he", "--batch_norm", "--learning_rate=0.002", "--show_ema=False",
+               *SMALL, *places(folder)]  # fmt: skip
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout
+
+
+# The networks
+
+
+def test_encoder_has_the_papers_layers():
+    """The map sizes of HyperFace's table; 46.4 million parameters with the decoder."""
+    assert sum(p.numel() for p in AutoEncoder(100).parameters()) == pytest.approx(46.4e6, rel=0.002)
+    encoder = Encoder(100)
+    shapes = {}
+    for name, layer in encoder.named_children():
+        layer.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: tuple(output.shape[1:])}))
+    assert encoder(torch.zeros(1, 3, 227, 227)).shape == (1, 100)
+    assert {name: shapes[name] for name in ("conv1", "conv1a", "conv2", "conv3", "conv3a", "conv4", "conv5")} == {
+        "conv1": (96, 55, 55), "conv1a": (256, 6, 6), "conv2": (256, 27, 27), "conv3": (384, 13, 13),
+        "conv3a": (256, 6, 6), "conv4": (384, 13, 13), "conv5": (256, 13, 13)}  # fmt: skip
+    assert shapes["conv_all"] == (192, 6, 6) and shapes["fc_full"] == (3072,) and shapes["fc_full2"] == (512,)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (64, 64), (128, 128), (64, 32), (32, 64)])
+def test_decoder_doubles_to_its_size(height, width):
+    decoder = Decoder(7, height, width, multiplier=1 / 64)
+    x = decoder(torch.randn(2, 7))
+    assert x.shape == (2, 3, height, width) and x.abs().max() <= 1
+    kernels = [layer.kernel_size for layer in decoder.layers if isinstance(layer, torch.nn.ConvTranspose2d)]
+    assert kernels == [(5, 5)] * int(math.log2(min(height, width) / 4)), "one 5x5 layer a doubling, from 4"
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (65, 65), (96, 96), (64, 256), (0, 64), (1024, 1024)])
+def test_sizes_that_no_doubling_reaches_are_refused(height, width):
+    with pytest.raises(ValueError, match="32, 64, 128"):
+        map_sizes(height, width)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_norm": True, "pca_path": True}, {"people": 2}])
+def test_gradient_reaches_every_parameter(options):
+    torch.manual_seed(0)
+    model = AutoEncoder(8, 32, 32, multiplier=1 / 16, **options)
+    initialise(model, "he")
+    model.components.normal_()
+    x_hat, embedding = model(torch.rand(4, 3, 128, 128) * 2 - 1)
+    assert x_hat.shape == (4, 3, 32, 32) and embedding.shape == (4, 8)
+    x_hat.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_initialisers():
+    model = AutoEncoder(100, multiplier=0.25)
+    initialise(model, "document")
+    assert model.encoder.conv2[0].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert model.decoders[0].layers[1].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert all(p.abs().sum() == 0 for name, p in model.named_parameters() if name.endswith("bias"))
+    x = torch.rand(8, 3, 227, 227) * 2 - 1
+    assert model.eval().encode(x).std(0).mean() < 1e-3, "the document's first embeddings hardly differ"
+    initialise(model, "he")
+    assert 0.05 < model.encode(x).std() < 20, "ordinary initialisation keeps the signal's size"
+
+
+def test_relu_embedding_is_never_negative():
+    model = Encoder(50, multiplier=1 / 16, activation="relu")
+    embedding = model(torch.randn(4, 3, 227, 227))
+    assert embedding.min() == 0 and embedding.max() > 0
+
+
+def test_pca_is_the_linear_optimum():
+    """Against numpy's full SVD, on pictures of known rank; too few pictures leave components empty."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 12)) @ rng.normal(size=(12, 3 * 8 * 8)) + 1
+    mean, components, spread = fit_pca(torch.tensor(x, dtype=torch.float32), 5)
+    _, s, v = np.linalg.svd(x - x.mean(0), full_matrices=False)
+    assert np.allclose(mean, x.mean(0), atol=1e-4) and np.allclose(spread, s[:5] / math.sqrt(60), rtol=1e-3)
+    assert np.allclose(np.abs(components.numpy() @ v[:5].T), np.eye(5), atol=1e-2)
+    _, components, spread = fit_pca(torch.rand(3, 192), 10)
+    assert components.shape == (10, 192) and (components[3:] == 0).all() and (spread > 0).all()
+
+
+def test_pca_path_starts_at_the_pca():
+    torch.manual_seed(0)
+    x = torch.rand(40, 3, 64, 64) * 2 - 1
+    model = AutoEncoder(6, 32, 32, multiplier=1 / 16, batch_norm=True, pca_path=True)
+    initialise(model, "he")
+    target = model.target(x)
+    model.set_pca(*fit_pca(target.flatten(1), len(model.spread)))
+    with torch.no_grad():
+        x_hat, embedding = model.eval()(x)
+        assert torch.allclose(x_hat, model.pca(target), atol=1e-5)
+    assert embedding.std(0, correction=0) == pytest.approx(torch.ones(6), rel=1e-3)
+
+
+def test_augment_moves_by_what_the_numbers_say():
+    x = torch.rand(3, 3, 32, 32)
+    assert torch.allclose(augment(x, torch.full((4, 3), 0.5)), x, atol=1e-5), "the middle moves nothing"
+    shifted = augment(x, torch.tensor([[0.5], [0.5], [1.0], [0.5]]).expand(4, 3), most=2 / 32)
+    assert torch.allclose(shifted[..., :-1], x[..., 1:], atol=1e-4), "one pixel: 2 / 32 of half the picture"
+
+
+def test_roc_auc_by_hand():
+    assert roc_auc(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 4.0])) == pytest.approx((1.5 + 3) / 6)
+    assert roc_auc(torch.arange(4.0), torch.arange(4.0) + 9) == 1
+
+
+def test_anomalies_do_what_their_names_say():
+    x = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    for kind, change in ANOMALIES.items():
+        odd = change(x, torch.Generator().manual_seed(0))
+        assert odd.shape == x.shape and odd.abs().max() <= 1.001 and not torch.equal(odd, x), kind
+    shuffled = shuffled_blocks(x, torch.Generator().manual_seed(0))
+    assert torch.allclose(shuffled.flatten().sort().values, x.flatten().sort().values, atol=1e-6)
+    occluded = occluded_eyes(x, None)
+    assert (occluded[:, :, 14, 20] == -1).all() and torch.equal(occluded[:, :, 30:], x[:, :, 30:])
+
+
+# Training
+
+
+def test_training_leaves_what_it_says(trained):
+    folder, output = trained
+    steps = script.read_checkpoint(folder / "models/faces.pt")["state"]["step"]
+    sheets = sorted(path.name for path in (folder / "samples/faces").glob("0*.png"))
+    assert steps > 0 and len(sheets) == 6, "a sheet an epoch, the step in its name"
+    assert (folder / "samples/faces/filmstrip.png").exists()
+    assert f"tensorboard --logdir {folder / 'samples/faces/logs'}" in output
+    content = torch.load(folder / "checkpoint/faces/last.pt", weights_only=True)
+    assert not [key for key in content["model"] if "module." in key or "_orig_mod." in key]
+    width = np.asarray(Image.open(folder / "samples/faces/filmstrip.png")).shape[1]
+    assert width == 6 * 66 + 2, "the filmstrip has a column an epoch"
+
+
+def test_tensorboard_charts(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logs = trained[0] / "samples/faces/logs"
+    main = EventAccumulator(str(logs)).Reload()
+    assert {"embedding/max", "embedding/min", "embedding/std", "learning_rate"} <= set(main.Tags()["scalars"])
+    assert main.Tags()["images"] == ["images/real_vs_predicted"]
+    curves = {part: EventAccumulator(str(logs / f"loss_mse_{part}")).Reload() for part in ("train", "validation")}
+    assert all(curve.Tags()["scalars"] == ["loss/mse"] for curve in curves.values()), "two lines in one chart"
+    assert len(curves["validation"].Scalars("loss/mse")) == 6
+    assert (logs / "projector_config.pbtxt").exists() and list(logs.glob("*/embedding/tensors.tsv"))
+
+
+def test_training_learns(trained):
+    folder, _ = trained
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curve = EventAccumulator(str(folder / "samples/faces/logs/loss_mse_train")).Reload().Scalars("loss/mse")
+    assert curve[-1].value < 0.6 * curve[0].value
+
+
+def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", "--learning_rate=0.002", *SMALL,
+             *places(folder)]  # fmt: skip
+    before = (folder / "checkpoint/faces/last.pt").read_bytes()
+    assert call(*flags, "--epoch=6") == 0
+    assert "already" in capsys.readouterr().out
+    assert (folder / "checkpoint/faces/last.pt").read_bytes() == before
+    assert call(*flags, "--epoch=7") == 0
+    assert "resuming" in capsys.readouterr().out
+    assert len(list((folder / "samples/faces").glob("0*.png"))) == 7
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("recipe", ["document", "best"])
+def test_resume_is_exact(recipe, faces, home):
+    """20 steps are 10 steps, a new start and 10 more, bit for bit: weights, EMA, Adam, random state."""
+    flags = ["--dataset_dir", faces, "--recipe", recipe, "--epoch=5", *SMALL]
+    results = []
+    for name, stops in (("once", [20]), ("twice", [10, 20])):
+        for stop in stops:
+            paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
+            assert call(*flags, *paths, "--steps", stop) == 0
+        results.append(torch.load(home / name / "faces/last.pt", weights_only=True))
+    for part in ("model", "ema", "optimizer", "random"):
+        assert same(results[0][part], results[1][part]), part
+    assert results[0]["state"]["step"] == 20
+
+
+def test_kill_during_a_checkpoint_write_leaves_a_loadable_one(tmp_path):
+    """kill -9 at random moments of a process that does nothing but save."""
+    code = (
+        "import argparse, itertools, sys, torch\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from hyperencoder.main import save_checkpoint\n"
+        "model = torch.nn.Linear(1000, 3000)\n"
+        "for step in itertools.count(1):\n"
+        "    save_checkpoint(Path(sys.argv[1]), argparse.Namespace(seed=0), {'model': model}, step=step)\n"
+    )
+    path = tmp_path / "run/last.pt"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    seen = []
+    for pause in (0.05, 0.31, 0.13):
+        while not path.exists() and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(pause)
+        process.kill()
+        process.wait()
+        content = script.load_checkpoint(path, script.argparse.Namespace(seed=0), {})
+        seen.append(content["step"])
+        process = subprocess.Popen([sys.executable, "-c", code, str(path)]) if len(seen) < 3 else process
+    assert min(seen) >= 1
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
+    path, args, model = tmp_path / "last.pt", script.argparse.Namespace(seed=0), torch.nn.Linear(2, 2)
+    for step in (1, 2):
+        script.save_checkpoint(path, args, {"model": model}, step=step)
+    path.write_bytes(path.read_bytes()[:500])
+    assert script.load_checkpoint(path, args, {"model": model})["step"] == 1
+    assert "damaged" in capsys.readouterr().out
+    (tmp_path / "previous.pt").write_bytes(b"")
+    with pytest.raises(script.InputError, match="move it away"):
+        script.load_checkpoint(path, args, {"model": model})
+
+
+def test_a_stop_saves_first(faces, home):
+    """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
+    command = [sys.executable, ROOT / "hyperencoder/main.py", "--dataset_dir", faces, "--epoch", 1000, *SMALL,
+               "--sample_every", 10**6, "--save_every", 10**6, "--log_every", 1, *places(home)]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if "watch it" in line:
+            break
+    time.sleep(3)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    step = script.read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"]
+    assert step > 0 and f"trained {step} of " in output
+
+
+def test_two_processes_give_the_curve_of_one(faces, home):
+    """torchrun on two processes, the same global batch, no batch norm: the same weights within rounding."""
+    flags = ["--dataset_dir", faces, "--steps", 6, "--init", "he", "--flip", "--shift", 0.05, *SMALL]
+    assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533",
+               ROOT / "hyperencoder/main.py", *flags, *places(home), "--checkpoint_dir", home / "two",
+               "--model_path", home / "two_models"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode == 0, process.stderr
+    one, two = (torch.load(home / name / "faces/last.pt", weights_only=True) for name in ("one", "two"))
+    for name, weight in one["model"].items():
+        assert torch.allclose(weight, two["model"][name], rtol=1e-3, atol=1e-4), name
+    assert one["state"]["best"] == pytest.approx(two["state"]["best"], rel=1e-3)
+
+
+def test_two_percent_damaged_files_train_to_the_end_and_are_named(faces, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    shutil.copytree(faces, broken)
+    for name in ("000007.jpg", "000050.jpg"):
+        (broken / "img_align_celeba" / name).write_bytes(b"\xff\xd8 no picture")
+    assert call("--dataset_dir", broken, "--steps=3", *SMALL, *places(tmp_path)) == 0
+    output = capsys.readouterr().out
+    assert "of 96 pictures skipped" in output and "trained 3 of" in output
+    (listing,) = (tmp_path / "records").glob("*/skipped.tsv")
+    assert {"000007.jpg", "000050.jpg"} <= {line.split("\t")[0] for line in listing.read_text().splitlines()}
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--init=he", "--log_every=1"]
+    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
+    assert "not finite at step" in capsys.readouterr().err
+    saved = home / "checkpoint/faces/last.pt"
+    assert not saved.exists() or all(torch.isfinite(value).all() for value in
+                                     script.read_checkpoint(saved)["model"].values())  # fmt: skip
+
+
+def test_training_stops_by_itself(faces, home, capsys):
+    """A rate that changes nothing: no validation MSE is better than the first by much; patience ends the run."""
+    assert call("--dataset_dir", faces, *SMALL, *places(home), "--learning_rate=1e-30", "--patience=2") == 0
+    assert "stopped by itself" in capsys.readouterr().out
+
+
+def test_relu_embedding_and_other_sizes_train(faces, home):
+    for size in ([32, 32], [128, 128], [64, 32]):
+        flags = ["--y_height", size[0], "--y_width", size[1], "--embed_activation=relu", "--steps=2", *SMALL]
+        paths = [*places(home), "--dataset_name", f"size{size[0]}x{size[1]}"]
+        assert call("--dataset_dir", faces, *flags, *paths) == 0
+        assert call("--dataset_dir", faces, "--train=False", *flags, *paths) == 0
+
+
+def test_train_size_counts_and_shares(faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--steps=1", *SMALL, *places(home)]
+    assert call(*flags, "--train_size=10", "--dataset_name=ten") == 0
+    assert call(*flags, "--train_size=0.5", "--dataset_name=half") == 0
+    counts = [int(line.split()[0]) for line in capsys.readouterr().out.splitlines() if "training and" in line]
+    assert counts[0] == 10 and 30 <= counts[1] <= 40
+
+
+# Using the model
+
+
+def test_testing_writes_metrics_and_embeddings(trained, faces, run):
+    folder, _ = trained
+    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0", *places(folder))
+    assert process.returncode == 0, process.stderr
+    samples = folder / "samples/faces"
+    metrics = json.loads((samples / "metrics.json").read_text())
+    assert metrics["mse_01"] == pytest.approx(metrics["mse"] / 4)
+    assert metrics["psnr"] == pytest.approx(10 * math.log10(1 / metrics["mse_01"]))
+    assert 0 < metrics["ssim"] < 1 and metrics["pca_mse"] < metrics["mean_face_mse"] and metrics["dead_numbers"] == 0
+    with open(samples / "embeddings.csv", newline="") as file:
+        title, *rows = csv.reader(file)
+    assert title == ["file", *(f"x{i}" for i in range(12))] and len(rows) == metrics["faces"]
+    assert (samples / "test.png").exists()
+
+    # by hand, from the model file: three lines of Python
+    content = torch.load(folder / "models/faces.pt", weights_only=True)
+    model = script.make_model(script.argparse.Namespace(**content["args"]))
+    model.load_state_dict(content["model"])
+    records = script.load_records(script.parse_args(
+        ["--dataset_dir", str(faces), "--workers=0", *places(folder)]), torch.device("cpu"), 0)  # fmt: skip
+    x = script.to_tensor(records.images[records.rows("test")])
+    with torch.no_grad():
+        x_hat, embedding = model.eval()(x)
+    assert (x_hat - model.target(x)).square().mean().item() == pytest.approx(metrics["mse"], rel=1e-4)
+    assert np.allclose(np.array([row[1:] for row in rows], float), embedding.numpy(), atol=1e-3)
+    assert [row[0] for row in rows] == [records.names[row] for row in records.rows("test")]
+
+
+def test_own_photos_gifs_and_videos(trained, faces, tmp_path, capsys):
+    folder, _ = trained
+    pictures = [Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:3]]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    pictures[0].save(photos / "one.png")
+    pictures[0].save(photos / "two.gif", save_all=True, append_images=pictures[1:])
+    video = cv2.VideoWriter(str(photos / "three.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 5, (178, 218))
+    for picture in pictures:
+        video.write(np.asarray(picture)[..., ::-1])
+    video.release()
+    Image.new("RGB", (200, 200), "green").save(photos / "no_face.png")
+    out = tmp_path / "out"
+    flags = ["--dataset_name=faces", "--train=False", "--images", photos, "--out_dir", out, *places(folder)]
+    assert call(*flags) == 0
+    assert "skipped no_face.png: no face found" in capsys.readouterr().out
+    assert len(list(out.glob("*.png"))) == 7
+    assert call(*flags) == 2, "an output folder that is not empty is left alone"
+    assert call(*flags, "--overwrite") == 0
+    assert call(*flags[:3], photos / "no_face.png", *places(folder)) == 2
+
+
+def test_red_stays_red_on_a_sheet(tmp_path):
+    x = torch.zeros(1, 3, 8, 8)
+    x[:, 0], x[:, 1:] = 1, -1
+    sheet = script.save_sheet(tmp_path / "red.png", {"": x})
+    for picture in (sheet, np.asarray(Image.open(tmp_path / "red.png"))):
+        assert picture[4, 4].tolist() == [255, 0, 0]
+
+
+def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
+    folder, _ = trained
+    assert call("--dataset_dir", faces, "--run=anomaly", *SMALL, *places(folder)) == 0
+    table = json.loads((folder / "samples/faces/anomaly.json").read_text())
+    assert set(table) == set(ANOMALIES) and table["occluded_eyes"]["auc"] > 0.8
+    with open(folder / "samples/faces/anomaly.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(float(row["error"]) > 0 for row in rows)
+    assert (folder / "samples/faces/anomaly.png").exists()
+    photo = next((faces / "img_align_celeba").iterdir())
+    assert call("--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)) == 0
+    assert f"{photo.name}: error" in capsys.readouterr().out
+
+
+def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--people=1,2"]
+    same_shape = ["--init=he", "--batch_norm", "--learning_rate=0.002"]
+    start = trained[0] / "models/faces.pt"
+    assert call(*flags, *same_shape, "--run=train_swap", "--epoch=2", "--start_from", start) == 0
+    content = script.read_checkpoint(home / "models/faces_swap.pt")
+    assert content["state"]["people"] == ["1", "2"]
+    assert {key.split(".")[1] for key in content["model"] if key.startswith("decoders")} == {"0", "1"}
+    photo = next((faces / "img_align_celeba").iterdir())
+    out = home / "out"
+    assert call(*flags, "--run=swap", "--images", photo, "--out_dir", out, "--person=2") == 0
+    before, after = np.asarray(Image.open(photo)).astype(int), np.asarray(Image.open(next(out.iterdir()))).astype(int)
+    changed = np.abs(after - before).max(2)
+    assert after.shape == before.shape and changed[90:150, 60:120].mean() > 1, "the face has changed"
+    assert changed[:10].max() == 0 and changed[:, :5].max() == 0, "what is far from the face has not"
+    assert call(*flags, "--run=swap", "--images", photo, "--out_dir", home / "other", "--person=77") == 2
+    assert "the model knows 1, 2" in capsys.readouterr().err
+
+
+# A person's mistakes
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--train=maybe"], "expected True or False"),
+    (["--train=False", "--run=train"], "disagree"),
+    (["--y_height=100"], "32, 64, 128"),
+    (["--embed_size=0"], "1 to 1024"),
+    (["--embed_size=2000"], "1 to 1024"),
+    (["--x_height=128"], "227"),
+    (["--batch_size=0"], "more than 0"),
+    (["--learning_rate=-1"], "more than 0"),
+    (["--device=cuda:99"], "cuda:99"),
+    (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
+    (["--train_size=none"], "none"),
+    (["--colour=red"], "--colour"),
+    (["--train=False"], "train first"),
+    (["--run=swap"], "--images"),
+    (["--run=train_swap"], "--people"),
+    (["--run=train_swap", "--people=1,999"], "999"),
+    (["--dataset_name=a/b"], "plain name"),
+])  # fmt: skip
+def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
+    before = sorted(home.rglob("*"))
+    base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
+    assert call(*base, *SMALL, *places(home), *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert sorted(home.rglob("*")) == before, "nothing is written"
+
+
+def test_no_dataset_is_one_line(tmp_path, run):
+    process = run("hyperencoder/main.py")
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert process.stderr.strip() == "error: --dataset_dir is needed: the folder (or zip) with the pictures"
+
+
+def test_other_flags_than_the_checkpoints_are_named(trained, faces, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", *SMALL, *places(folder), "--epoch=9"]
+    assert call(*flags, "--learning_rate=0.5") == 2
+    assert "learning_rate was 0.002, now 0.5" in capsys.readouterr().err
+    (folder / "models/faces.pt").write_bytes(b"no model")
+    assert call(*flags, "--run=test") == 2
+    shutil.rmtree(folder / "checkpoint")
+    assert call(*flags) == 2, "a model without its checkpoint is not written over"
+    assert (folder / "models/faces.pt").read_bytes() == b"no model"
+
+
+def test_memory_stays_flat(faces, home):
+    """30 steps: what the process holds does not grow after the tenth."""
+    code = (
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from hyperencoder import main as script\n"
+        "sizes = []\n"
+        "keep = script.update_ema\n"
+        "def measure(*arguments):\n"
+        "    keep(*arguments)\n"
+        "    sizes.append(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6)\n"
+        "script.update_ema = measure\n"
+        "script.main(sys.argv[1:])\n"
+        "print('growth', max(sizes[10:]) - max(sizes[:10]))\n"
+    )
+    flags = ["--dataset_dir", faces, "--steps=30", "--epoch=50", "--sample_every=1000", "--save_every=1000", *SMALL]
+    command = [sys.executable, "-c", code, *map(str, flags), *places(home)]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert float(process.stdout.split("growth ")[1]) < 20
+
+
+def test_resize_keeps_means():
+    x = torch.rand(1, 3, 128, 128)
+    assert torch.allclose(resize(x, (64, 64)).mean(), x.mean(), atol=1e-5) and resize(x, (128, 128)) is x
+    assert len(list(itertools.islice(script.in_chunks(range(130)), 9))) == 3
