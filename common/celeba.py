@@ -53,6 +53,7 @@ FULL = (0, 0, 178, 218)
 SQUARE = (0, 20, 178, 178)
 MAKEOVER = (49, 90, 80, 100)
 CROPS = {"face": "face", "whole": "whole", "full": FULL, "square": SQUARE, "makeover": MAKEOVER}
+FEW = 4000  # pictures of CelebA's size that are read before another process has even started
 
 # Annotation files: name without .txt or .csv, values per picture, whether the .txt begins with a count and titles
 TABLES = {
@@ -781,7 +782,7 @@ def decode_all(dataset, crop, size, workers):
     step = 16 if dataset.aligned else 1  # those that are not may be large photos
     chunks = (dataset.files[start:start + step] for start in range(0, len(dataset.files), step))
     work = partial(decode, dataset.image_dir, crop, size)
-    if workers == 0 or dataset.aligned and len(dataset.files) < 4000:  # read before a process has started
+    if workers == 0 or len(dataset.files) < (FEW if dataset.aligned else FEW / 40):
         yield from itertools.chain.from_iterable(map(work, chunks))
         return
     try:  # spawn: a fork of a process that has threads or a GPU in use may hang

@@ -18,6 +18,7 @@ import os
 import pickle
 import signal
 import sys
+import zlib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -153,6 +154,8 @@ def check(args):
         raise InputError(f"--beta1 {args.beta1} --ema {args.ema}: expected 0 or more and less than 1")
     if args.dataset_name is None and args.dataset_dir is not None:
         args.dataset_name = Path(args.dataset_dir).resolve().name.removesuffix(".zip")
+    if args.dataset_name is None and args.model_path.endswith(".pt"):
+        args.dataset_name = Path(args.model_path).stem
     if args.dataset_name is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     if Path(args.dataset_name).name != args.dataset_name:
@@ -222,8 +225,14 @@ def update_ema(ema, module, decay, step):
 def listen_for_stop():
     """From now on SIGTERM and Ctrl-C only ask: returns a function that says whether any process has been asked."""
     asked = torch.zeros(1)
+
+    def ask(*_):
+        if asked.item():  # a second time: at once
+            raise KeyboardInterrupt
+        asked.fill_(1)
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: asked.fill_(1))
+        signal.signal(name, ask)
 
     def stop_requested():
         if dist.is_initialized():
@@ -332,6 +341,8 @@ def main(argv=None):
         VERBS[args.run](args)
     except InputError as error:
         sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(fail("stopped", code=130))
     except torch.OutOfMemoryError:
         sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
     finally:
@@ -458,9 +469,10 @@ def start_at_pca(model, records, rows, device):
 def start_from(model, args):
     """Start encoder and decoders at a trained auto-encoder's. InputError: one of another shape."""
     weights = read_checkpoint(Path(args.start_from))["model"]
-    for person in range(1, len(model.decoders)):
-        weights |= {name.replace("decoders.0.", f"decoders.{person}."): value for name, value in weights.items()
-                    if name.startswith("decoders.0.")}  # fmt: skip
+    for person in range(1, len(model.decoders)):  # each begins as the one that knows everybody
+        for part in ("decoders", "perceptrons"):
+            weights |= {name.replace(f"{part}.0.", f"{part}.{person}."): value for name, value in weights.items()
+                        if name.startswith(f"{part}.0.")}  # fmt: skip
     try:
         model.load_state_dict(weights)
     except RuntimeError:
@@ -486,7 +498,7 @@ def train(args):
 
     # Data
     records = load_records(args, device, rank)
-    args.data = records.path.stem  # which pictures, in which crop and size
+    args.data = f"{len(records.names)} pictures {zlib.crc32(' '.join(records.names).encode()):08x}"
     people, train_rows, validation_rows = split(args, records)
     if min(map(len, train_rows + validation_rows)) == 0:
         raise InputError(f"{len(records.names)} usable pictures are too few to train and to validate with")
@@ -501,8 +513,6 @@ def train(args):
 
     # Models
     model = make_model(args, len(people))
-    if args.start_from:
-        start_from(model, args)
     model = model.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(model).requires_grad_(False)
     shown = ema if args.show_ema else model
@@ -516,10 +526,16 @@ def train(args):
         if best_path.exists():
             raise InputError(f"{best_path} is there, but no checkpoint of its run: move it away or give --model_path")
         state = dict(step=0, best=math.inf, best_epoch=0, film=torch.zeros(0, 8, *model.size, 3, dtype=torch.uint8))
-        start_at_pca(model, records, np.concatenate(train_rows), device)
+        if args.start_from:
+            start_from(model, args)
+        else:
+            start_at_pca(model, records, np.concatenate(train_rows), device)
         ema.load_state_dict(model.state_dict())
     if state["step"] >= last:
         print(f"trained {state['step']} of {planned} steps already: raise --epoch or --steps to go on")
+        return
+    if args.patience and state["step"] // epoch_steps - state["best_epoch"] >= args.patience:
+        print(f"stopped by itself at step {state['step']} already: raise --patience, or set it to 0, to go on")
         return
 
     # Logs
@@ -580,13 +596,12 @@ def train(args):
                 writer.add_scalar("embedding/min", embedding.min().item(), step)
                 writer.add_scalar("embedding/std", embedding.float().std(0).mean().item(), step)
                 writer.add_scalar("learning_rate", optimizer.param_groups[0]["lr"], step)
+        better = False
         if epoch_end:
             errors = validate(shown, records, validation_rows, device, autocast, rank, world)
-            if errors.mean().item() < state["best"]:
+            better = errors.mean().item() < state["best"]
+            if better:
                 state |= dict(best=errors.mean().item(), best_epoch=math.ceil(step / epoch_steps))
-                if rank == 0:
-                    save_checkpoint(best_path, args, {"model": shown}, step=step, people=people,
-                                    validation_errors=errors.sort().values)  # fmt: skip
             if writer:
                 writer.add_scalars("loss/mse", {"validation": errors.mean().item()}, step)
         if rank == 0 and (step % args.sample_every == 0 if args.sample_every else epoch_end):
@@ -595,13 +610,17 @@ def train(args):
             writer.add_image("images/real_vs_predicted", sheet, step, dataformats="HWC")
             state["film"] = extend_film(state["film"], to_uint8(list(rows.values())[1][:8]), samples, step)
         stop_early = args.patience and epoch_end and step // epoch_steps - state["best_epoch"] >= args.patience
-        if rank == 0 and (save or stop_early):
+        if rank == 0 and (save or stop_early or better):  # the checkpoint first: no model without one
             save_checkpoint(checkpoint, args, parts, **state | {"step": step})
+        if rank == 0 and better:
+            save_checkpoint(best_path, args, {"model": shown}, step=step, people=people,
+                            validation_errors=errors.sort().values)  # fmt: skip
         if stop or stop_early:
             break
     bar.close()
     if writer:
-        embed_validation(shown, records, np.concatenate(validation_rows)[:1000], device, autocast, writer, step)
+        if not stop:
+            embed_validation(shown, records, np.concatenate(validation_rows)[:1000], device, autocast, writer, step)
         writer.close()
         print(f"trained {step} of {planned} steps; best validation MSE {state['best']:.4f} in [-1, 1] "
               f"({state['best'] / 4:.5f} in [0, 1]) in epoch {state['best_epoch']}")  # fmt: skip
@@ -627,9 +646,12 @@ def load_model(args):
     """The best model so far, else the last checkpoint: model, device, autocast and what was saved beside it."""
     device, autocast, *_ = setup(args)
     candidates = [place(args, "model"), place(args, "checkpoint")]
+    if Path(args.model_path).suffix == ".pt":  # that one and no other
+        candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise InputError(f"no model: neither {candidates[0]} nor {candidates[1]} is there; train first (--train=True)")
+        missing = " nor ".join(map(str, candidates))
+        raise InputError(f"no model: no {missing} is there; train first (--train=True)")
     content = read_checkpoint(path)
     saved = argparse.Namespace(**content["args"])
     people = content["state"].get("people", [""])

@@ -753,6 +753,18 @@ def test_faces_are_found_in_batches(tmp_path, monkeypatch):
     assert boxes.images.shape == (68, 50, 40, 3) and (boxes.images[..., 0] > 250).mean() > 0.99
 
 
+def test_worker_processes_give_the_same_records(tmp_path, monkeypatch):
+    for index in range(40):
+        red_box(tmp_path / "data" / f"{index:02d}.png", 178, 218, index, 90, 50)
+    (tmp_path / "data" / "07.png").write_bytes(b"no picture")
+    dataset = CelebA(tmp_path / "data")
+    alone = pack(dataset, tmp_path / "alone", FULL, (109, 89), progress=False)
+    monkeypatch.setattr(celeba, "FEW", 0)
+    together = pack(dataset, tmp_path / "together", FULL, (109, 89), workers=2, progress=False)
+    assert (alone.images == together.images).all() and alone.names == together.names
+    assert alone.skipped == together.skipped and len(alone.skipped) == 1
+
+
 def test_own_pictures(tmp_path):
     red_box(tmp_path / "photos" / "a.png", 300, 200, 100, 50, 60)
     red_box(tmp_path / "photos" / "b.png", 300, 200, 0, 0, 0)

@@ -227,6 +227,7 @@ def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path,
     before = (folder / "checkpoint/faces/last.pt").read_bytes()
     assert call(*flags, "--epoch=6") == 0
     assert "already" in capsys.readouterr().out
+    assert call(*flags, "--epoch=9", "--steps=1") == 0, "more steps than that are there already"
     assert (folder / "checkpoint/faces/last.pt").read_bytes() == before
     assert call(*flags, "--epoch=7") == 0
     assert "resuming" in capsys.readouterr().out
@@ -324,6 +325,20 @@ def test_two_processes_give_the_curve_of_one(faces, home):
     for name, weight in one["model"].items():
         assert torch.allclose(weight, two["model"][name], rtol=1e-3, atol=1e-4), name
     assert one["state"]["best"] == pytest.approx(two["state"]["best"], rel=1e-3)
+
+
+def test_pictures_that_the_cropping_command_has_cut_are_taken_as_they_are(faces, tmp_path, run, capsys):
+    pictures = [Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:12]]
+    (tmp_path / "clips").mkdir()
+    pictures[0].save(tmp_path / "clips/a.gif", save_all=True, append_images=pictures[1:], duration=40)
+    cut = run("common/mtcnn.py", "--in_dir", tmp_path / "clips", "--out_dir", tmp_path / "cut", "--size", 227)
+    assert cut.returncode == 0, cut.stderr
+    assert call("--dataset_dir", tmp_path / "cut", "--steps=1", *SMALL, *places(tmp_path)) == 0
+    (records,) = (tmp_path / "records").glob("cut-*/*.npy")
+    first = cv2.imread(str(sorted((tmp_path / "cut").rglob("*.jpg"))[0]), cv2.IMREAD_COLOR_RGB)
+    assert first.shape == (227, 227, 3)
+    small = cv2.resize(first, (128, 128), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(np.load(records)[0] - small).mean() < 3, "the whole crop, not a face searched in it again"
 
 
 def test_two_percent_damaged_files_train_to_the_end_and_are_named(faces, tmp_path, capsys):
