@@ -560,10 +560,11 @@ def cut_box(image, box, size):
     return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC, corners))
 
 
-def cut_faces(pictures, crop, size, detector, which):
+def cut_faces(pictures, crop, size, detector, which, faceless=False):
     """Find the faces of many pictures, a batch at a time, and cut them as pack() does.
 
-    pictures: (name, image or None, why not) each; yields the same with the crop, None where there is no face.
+    pictures: (name, image or None, why not) each; yields the same with the crop, None where there is no face; faceless:
+    the picture's middle instead.
     """
     batch, pixels = [], 0
     for picture in itertools.chain(pictures, [None]):
@@ -577,7 +578,9 @@ def cut_faces(pictures, crop, size, detector, which):
                 if image is not None:
                     boxes, landmarks = next(found)
                     index = pick(boxes, image.shape, which)
-                    if index is None:
+                    if index is None and faceless:
+                        image = cut_middle(image, size)
+                    elif index is None:
                         image, reason = None, "no face found"
                     elif crop == "face":
                         image = crop_face(image, boxes[index], size[0])
@@ -610,11 +613,12 @@ def check_crop(crop, size):
         raise InputError(f"size {size[0]} x {size[1]}: expected at least one pixel")
 
 
-def load_faces(paths, crop, size, detector, which="largest", aligned=False):
+def load_faces(paths, crop, size, detector, which="largest", aligned=False, faceless=False):
     """A person's own photos, folders, GIFs and videos as crops like those of pack().
 
     which: of several faces, "largest" or "centre". aligned: the pictures have CelebA's geometry, so that boxes are cut
-    without looking for a face. Returns images (N, height, width, 3) uint8, their names, and skipped (name, reason).
+    without looking for a face. faceless: take the middle of a picture without a face. Returns images (N, height,
+    width, 3) uint8, their names, and skipped (name, reason).
     InputError: a missing path, or no usable face at all.
     """
     check_crop(crop, size)
@@ -623,7 +627,7 @@ def load_faces(paths, crop, size, detector, which="largest", aligned=False):
         cut = cut_middle if crop == "whole" else partial(cut_box, box=crop)
         faces = ((name, None if image is None else cut(image, size=size), why) for name, image, why in pictures)
     else:
-        faces = cut_faces(pictures, crop, size, detector, which)
+        faces = cut_faces(pictures, crop, size, detector, which, faceless)
     images, names, skipped = [], [], []
     for name, image, reason in faces:
         if image is None:

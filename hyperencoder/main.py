@@ -669,7 +669,8 @@ def load_pictures(args, model, device):
     """What a verb works on: --images, else the data set's test part. Returns images (N, h, w, 3) uint8 and names."""
     if args.images:
         size = (max(128, *model.size),) * 2
-        images, names, skipped = load_faces(args.images, "face", size, MTCNN(device))
+        odd = args.run == "anomaly"  # there, a picture without a face counts too
+        images, names, skipped = load_faces(args.images, "face", size, MTCNN(device), faceless=odd)
         for name, reason in skipped:
             print(f"skipped {name}: {reason}")
         return images, names

@@ -457,6 +457,10 @@ def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     photo = next((faces / "img_align_celeba").iterdir())
     assert call("--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)) == 0
     assert f"{photo.name}: error" in capsys.readouterr().out
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    assert call("--dataset_name=faces", "--run=anomaly", "--images", folder / "noise.png", *places(folder)) == 0
+    assert "noise.png: error" in capsys.readouterr().out, "no face in it, and a score all the same"
 
 
 def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
