@@ -23,7 +23,7 @@ help:  ## list the targets
 install: .venv/stamp  ## set up .venv with all that is needed
 
 demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pictures are (minutes on a laptop)
-	$(PY) common/synthetic.py --out_dir $(DEMO)/faces --count 1000
+	$(PY) common/synthetic.py --out_dir $(DEMO)/faces --count 800
 	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=True --epoch 1 --batch_size 8 --batch_norm --init he --pca_path \
 		--learning_rate 0.001 --schedule cosine --show_ema
 	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=False
