@@ -403,7 +403,7 @@ def split(args, records):
         return [""], [subset(records.rows("train"), args.train_size, args.seed)], [records.rows("validation")]
     folders = np.array([name.rpartition("/")[0] for name in records.names])
     owner = folders if records.identity is None else records.identity.astype(str)
-    people = args.people.split(",") if args.people else sorted(set(folders) - {""})
+    people = args.people.split(",") if args.people else sorted(set(folders.tolist()) - {""})
     if len(people) < 2:
         raise InputError("a swap needs two people: --people 12,57 (identities), or a sub-folder of pictures for each")
     train_rows, validation_rows = [], []
@@ -525,7 +525,8 @@ def train(args):
     if state is None:
         if best_path.exists():
             raise InputError(f"{best_path} is there, but no checkpoint of its run: move it away or give --model_path")
-        state = dict(step=0, best=math.inf, best_epoch=0, film=torch.zeros(0, 8, *model.size, 3, dtype=torch.uint8))
+        film = torch.zeros(0, 8, *model.size, 3, dtype=torch.uint8)
+        state = dict(step=0, people=people, best=math.inf, best_epoch=0, film=film)
         if args.start_from:
             start_from(model, args)
         else:

@@ -482,6 +482,22 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
     assert "the model knows 1, 2" in capsys.readouterr().err
 
 
+def test_swap_between_folders(faces, tmp_path):
+    """A sub-folder of pictures for each person, no --people; the model file knows them by name."""
+    identity = dict(line.split() for line in (faces / "identity_CelebA.txt").read_text().splitlines())
+    for name, person in (("anna", "1"), ("ben", "2")):
+        (tmp_path / "two" / name).mkdir(parents=True)
+        for file in [file for file, owner in identity.items() if owner == person]:
+            shutil.copy(faces / "img_align_celeba" / file, tmp_path / "two" / name)
+    flags = ["--dataset_dir", tmp_path / "two", *SMALL, *places(tmp_path)]
+    assert call(*flags, "--run=train_swap", "--steps=1") == 0
+    photo = next((tmp_path / "two/anna").iterdir())
+    for source in ("models/two_swap.pt", "checkpoint/two_swap/last.pt"):
+        assert script.read_checkpoint(tmp_path / source)["state"]["people"] == ["anna", "ben"]
+        assert call(*flags, "--run=swap", "--images", photo, "--out_dir", tmp_path / source[:5], "--person=anna") == 0
+        (tmp_path / "models/two_swap.pt").unlink(missing_ok=True)  # then the checkpoint serves
+
+
 # A person's mistakes
 
 
