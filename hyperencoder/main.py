@@ -123,7 +123,10 @@ def parse_args(argv=None):
     files.add_argument("--person", help="swap: whose face to put in (default: the last that was trained)")
     files.add_argument("--all_faces", **switch, default=False, help="swap: every face, not only the largest")
 
-    parser.set_defaults(**RECIPES[parser.parse_known_args(argv)[0].recipe])
+    first = parser.parse_known_args(argv)[0]
+    parser.set_defaults(**RECIPES[first.recipe])
+    if first.run == "train_swap":  # the path would carry the first person's looks past the second's decoder
+        parser.set_defaults(pca_path=False)
     args = parser.parse_args(argv)
     chosen = args.run or ("train" if args.train in (None, True) else "test")
     if args.train is not None and args.train != chosen.startswith("train"):
@@ -150,6 +153,8 @@ def check(args):
     for name in ("steps", "sample_every", "save_every", "patience", "workers", "shift"):
         if getattr(args, name) < 0:
             raise InputError(f"--{name} {getattr(args, name)}: expected 0 or more")
+    if args.run == "train_swap" and args.pca_path:
+        raise InputError("--pca_path carries a person's looks past the decoders: not with --run train_swap")
     if not 0 <= args.beta1 < 1 or not 0 <= args.ema < 1:
         raise InputError(f"--beta1 {args.beta1} --ema {args.ema}: expected 0 or more and less than 1")
     if args.dataset_name is None and args.dataset_dir is not None:

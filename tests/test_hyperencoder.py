@@ -518,6 +518,7 @@ def test_swap_between_folders(faces, tmp_path):
     (["--run=swap"], "--images"),
     (["--run=train_swap"], "--people"),
     (["--run=train_swap", "--people=1,999"], "999"),
+    (["--run=train_swap", "--pca_path"], "past the decoders"),
     (["--dataset_name=a/b"], "plain name"),
 ])  # fmt: skip
 def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
