@@ -737,6 +737,8 @@ def test(args):
 def anomaly(args):
     """Score pictures by reconstruction error: --images one by one, or the test faces against five kinds of others."""
     model, device, autocast, state = load_model(args)
+    if "validation_errors" not in state:
+        raise InputError("anomaly scores need the best model, which training writes at the end of its first epoch")
     images, names = load_pictures(args, model, device)
     samples = place(args, "samples")
     samples.mkdir(parents=True, exist_ok=True)

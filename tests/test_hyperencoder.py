@@ -461,6 +461,8 @@ def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     Image.fromarray(noise).save(folder / "noise.png")
     assert call("--dataset_name=faces", "--run=anomaly", "--images", folder / "noise.png", *places(folder)) == 0
     assert "noise.png: error" in capsys.readouterr().out, "no face in it, and a score all the same"
+    flags = ["--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)]
+    assert call(*flags, "--model_path", folder / "nowhere") == 2, "a checkpoint alone knows no usual errors"
 
 
 def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
