@@ -30,7 +30,7 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 	@echo "Reconstructed faces: $(DEMO)/samples/faces/test.png"
 
 test: .venv/stamp  ## run all tests
-	$(PY) -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 lint: .venv/stamp  ## check the style
 	$(PY) -m ruff check .

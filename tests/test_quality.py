@@ -1,0 +1,90 @@
+"""benchmarks/quality.py: its measures on cases worked out by hand, and the whole command on drawn faces."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import quality
+from common.celeba import ATTRIBUTES, CelebA, cut_box
+from common.mtcnn import read_image
+
+
+def read(**present):
+    """One row of what a judge reads: the attributes given are present, all others are not."""
+    row = torch.zeros(len(ATTRIBUTES), dtype=torch.bool)
+    for name, value in present.items():
+        row[ATTRIBUTES.index(name)] = value
+    return row
+
+
+def test_rates_weigh_asked_and_not_asked_equally():
+    rows = torch.stack([read(Smiling=1), read(Smiling=0), read(Smiling=0), read(Smiling=1)])
+    asked = [{"Smiling": 1}, {"Smiling": 0}, {"Smiling": 0}, {"Smiling": 0}]
+    (row,) = quality.judge_requests(rows, asked, ["Smiling"]).values()
+    assert row["asked"] == 1 and row["not_asked"] == 3
+    assert row["rate"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_edits_count_only_faces_that_were_not_so_before():
+    before = torch.stack([read(Smiling=0), read(Smiling=0, Male=1), read(Smiling=1)])
+    after = torch.stack([read(Smiling=1, Male=1), read(Smiling=0, Male=1), read(Smiling=1)])
+    table = quality.judge_edits(before, after, [{"Smiling": 1}] * 3, ["Smiling", "Male", "Young"])
+    assert table == {"Smiling=1": dict(n=2, changed=0.5, others_changed=pytest.approx(0.25))}
+
+
+def test_kid_is_zero_for_the_same_distribution_and_grows_with_the_distance():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 400, 16, generator=generator)
+    near, spread = quality.kid(x, y, 200)
+    assert abs(near) < 3 * spread
+    assert quality.kid(x, y + 0.5, 200)[0] > quality.kid(x, y + 0.2, 200)[0] > 3 * spread
+
+
+def test_threshold_is_the_one_with_the_best_balance():
+    scores, truth = torch.tensor([-3.0, -2.0, -1.5, -1.0, 4.0]), torch.tensor([0, 0, 0, 1, 1], dtype=torch.bool)
+    assert -1.5 < quality.best_threshold(scores, truth) < -1.0
+    assert math.isnan(quality.balanced(truth, torch.ones(5, dtype=torch.bool)))
+
+
+def test_a_straight_path_has_length_one():
+    straight = torch.arange(5.0)[:, None] * torch.ones(1, 3)
+    row = quality.judge_paths(torch.cat([straight, straight[[0, 2, 1, 3, 4]]]), ["a"] * 5 + ["b"] * 5)
+    assert row["paths"] == 2
+    assert row["length_over_distance"] == pytest.approx((1 + (2 + 1 + 2 + 1) / 4) / 2)
+
+
+def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_path):
+    """Real crops, requested to be what they are, with themselves as sources: nothing has changed."""
+    dataset, folder = CelebA(faces), tmp_path / "images"
+    folder.mkdir()
+    lines = ["file\tsource\trequest"]
+    for name, row in list(zip(dataset.files, dataset.attributes, strict=True))[:24]:
+        picture = cut_box(read_image(dataset.image_dir / name), quality.CROPS["square"], (32, 32))
+        Image.fromarray(picture).save(folder / f"{name}.png")
+        lines.append(f"{name}.png\t{name}.png\tMale={int(row[ATTRIBUTES.index('Male')] > 0)}")
+    (tmp_path / "m.tsv").write_text("\n".join(lines) + "\n")
+    flags = ["--dataset_dir", faces, "--images", folder, "--manifest", tmp_path / "m.tsv", "--epoch", 1,
+             "--cache_dir", tmp_path / "cache", "--json", tmp_path / "out.json"]  # fmt: skip
+    process = run("benchmarks/quality.py", *flags)
+    assert process.returncode == 0, process.stderr
+    numbers = json.loads((tmp_path / "out.json").read_text())
+    row = numbers["requests"]["Male"]
+    assert row["asked"] + row["not_asked"] == 24
+    assert np.isfinite(row["rate"]) and "trained on" in process.stdout
+    assert all(edit["changed"] == 0 and edit["others_changed"] == 0 for edit in numbers["edits"].values())
+
+
+@pytest.mark.parametrize("content, complaint", [
+    ("name\trequest\nx.png\tMale=1\n", "title line"), ("file\nmissing.png\n", "missing.png"),
+    ("file\trequest\nx.png\tMall=1\n", "Male")])  # fmt: skip
+def test_a_wrong_manifest_ends_in_one_line(content, complaint, faces, run, tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
+    (tmp_path / "m.tsv").write_text(content)
+    process = run("benchmarks/quality.py", "--dataset_dir", faces, "--images", tmp_path, "--manifest",
+                  tmp_path / "m.tsv", "--cache_dir", tmp_path / "cache")  # fmt: skip
+    assert process.returncode == 2 and complaint in process.stderr and process.stderr.count("\n") == 1
+    assert not (tmp_path / "cache").exists()
