@@ -1,0 +1,119 @@
+"""How good are the makeovers of deep_makeover/? Test faces of a data set, judged by networks that never trained one.
+
+    python deep_makeover/main.py --dataset_dir data/celeba --run train --recipe best
+    python benchmarks/deep_makeover.py --dataset_dir data/celeba
+
+For the test faces of the model's source side, three candidates side by side: the makeover; the picture itself (keeps
+the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each is read
+by the attribute judge of benchmarks/quality.py, and dlib's face embedding says whether it is still the same person;
+rates with 95% intervals (Wilson). Beside them: how well target faces are left as they are, how much of the rest of the
+attributes is read otherwise than before, and the speed. Packages: pip install -r requirements-bench.txt
+"""
+
+import argparse
+import json
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+import quality
+
+from common.celeba import ATTRIBUTES, CROPS, CelebA, attribute_indices, pack, parse_condition
+from common.mtcnn import InputError
+from deep_makeover import main as deep_makeover
+
+OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
+
+
+def wilson(rate, count, z=1.96):
+    """The 95% interval of a rate of count cases, (low, high); Wilson's, which holds near 0 and 1, too."""
+    middle = (rate + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
+    return middle - half, middle + half
+
+
+def show(rate, count):
+    low, high = wilson(rate, count)
+    return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset_dir", required=True, help="what the model was trained on")
+    parser.add_argument("--train_mode", choices=deep_makeover.MODES, default="mtf", help="of the model")
+    parser.add_argument("--source", help="condition that the model was trained with, if any")
+    parser.add_argument("--target", help="likewise")
+    parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
+    parser.add_argument("--size", type=int, default=100, help="height to judge at (default: 100)")
+    parser.add_argument("--out_dir", type=Path, default=ROOT / "benchmarks/cache/makeover", help="for the pictures")
+    parser.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache", help="keeps the judge")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
+    args = parser.parse_args(argv)
+
+    flags = {name: getattr(args, name) for name in ("dataset_dir", "train_mode", "source", "target", "model_path")}
+    flags |= {"run": "test", "out_dir": args.out_dir / "pictures", "sample_dir": args.out_dir, "overwrite": True,
+              "record_dir": args.cache_dir / "records"}  # fmt: skip
+    options = deep_makeover.parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
+    folder = args.out_dir / "pictures"
+    for old in folder.glob("*/*.png"):  # of another model
+        old.unlink()
+    deep_makeover.test(options)
+    metrics = json.loads((deep_makeover.place(options, "samples") / "metrics.json").read_text())
+
+    _, _, width, height = CROPS["makeover"]
+    size = (args.size, round(args.size * width / height))
+    records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["makeover"], size, progress=False)
+    judge, thresholds, judge_hash = quality.load_judge(
+        argparse.Namespace(crop="makeover", epoch=12, cache_dir=args.cache_dir), records, size)  # fmt: skip
+    test = records.rows("test")
+    truth = torch.from_numpy(records.attributes[test] > 0)
+    read = quality.logits_of(judge, records.images[test]) > thresholds
+    rows = quality.read_manifest(folder / "manifest.tsv", folder)
+    request = parse_condition(rows[0]["request"])
+    columns = {name: ATTRIBUTES.index(name) for name in request}
+    accuracy = {name: quality.balanced(read[:, i], truth[:, i]) for name, i in columns.items()}
+    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(test)} real test faces: "
+          + ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))  # fmt: skip
+
+    paths = {kind: sorted((folder / kind).glob("*.png")) for kind in ("source", "made", "target")}
+    order = np.random.default_rng(0).integers(len(paths["target"]), size=len(paths["source"]))
+    paths["target"] = [paths["target"][i] for i in order]
+    full = {kind: quality.read_pictures(files) for kind, files in paths.items()}
+    small = {kind: quality.read_pictures(files, size) for kind, files in paths.items()}
+    embed = quality.load_identity("makeover")
+    others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
+    before = quality.logits_of(judge, small["source"]) > thresholds
+    numbers = {"judge": accuracy, "request": request, "test": metrics}
+    print(f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
+          f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:")  # fmt: skip
+    for kind, label in (("made", "made over"), ("source", "the picture itself"), ("target", "a random target face")):
+        after = quality.logits_of(judge, small[kind]) > thresholds
+        hit = torch.stack([after[:, columns[name]] == bool(value) for name, value in request.items()]).all(0)
+        row = dict(n=len(hit), read=hit.float().mean().item(),
+                   others=(after[:, others] != before[:, others]).float().mean().item())  # fmt: skip
+        if embed is not None:
+            row |= quality.judge_identity(embed, full[kind], full["source"])
+        numbers[kind] = row
+        same = f"same person {show(row['same_person'], row['n'])} (distance {row['distance']:.3f}), " if embed else ""
+        print(f"  {label:22} read {show(row['read'], row['n'])}  {same}others {row['others']:.1%}")
+    if embed is not None:
+        row = numbers["made"]
+        print(f"  strangers (made over against another's picture) are taken for the same person in "
+              f"{show(row['strangers_same_person'], row['strangers'])}")  # fmt: skip
+    print(f"{metrics['target_faces']} target faces made over keep {metrics['psnr_of_target_faces']:.1f} dB; "
+          f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1")  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,570 @@
+"""deep_makeover/: the networks by numbers, and every verb through the command line on drawn faces."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from common.celeba import CelebA
+from common.synthetic import draw, parameters
+from deep_makeover import main as script
+from deep_makeover.model import (
+    CompactDiscriminator,
+    CompactGenerator,
+    Discriminator,
+    Generator,
+    ResidualBlock,
+    initialise,
+    make_networks,
+)
+
+SMALL = ("--source", "Smiling=0", "--target", "Smiling=1", "--min_faces", 8, "--batch_size", 8, "--device", "cpu",
+         "--precision", "fp32", "--workers", 0)  # fmt: skip
+NAME = "faces_Smiling0-to-Smiling1_80x100"
+
+
+def places(folder):
+    """The flags that keep all that a run writes below a folder."""
+    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
+    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
+
+
+def call(*flags):
+    """main() in this process; returns its exit code."""
+    torch.manual_seed(0)
+    try:
+        script.main([str(flag) for flag in flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+@pytest.fixture(scope="module")
+def trained(faces, tmp_path_factory):
+    """A compact model after a few steps through the command line in its own process: (folder, what it printed)."""
+    folder = tmp_path_factory.mktemp("trained")
+    command = [sys.executable, ROOT / "deep_makeover/main.py", f"--dataset_dir={faces}", "--run", "train",
+               "--recipe=best", "--steps=16", "--sample_every=8", "--log_every=4", "--lambda_r1=1",
+               "--learning_rate=0.005", *SMALL, *places(folder)]  # fmt: skip
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder, process.stdout
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    """A folder for one test's runs, with the packed faces in it."""
+    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A photo (600, 900, 3) of two drawn people, the larger one on the left."""
+    photo = np.full((600, 900, 3), (96, 128, 112), np.uint8)
+    photo[:, :, 0] += np.arange(900, dtype=np.uint16).astype(np.uint8)[None] // 8
+    for identity, top, left, height in ((3, 40, 60, 480), (5, 180, 560, 300)):
+        face = draw(parameters(0, identity, 0))[0]
+        face = cv2.resize(face, (round(height * 178 / 218), height), interpolation=cv2.INTER_CUBIC)
+        photo[top : top + height, left : left + face.shape[1]] = face
+    return photo
+
+
+@pytest.fixture(scope="module")
+def changer(tmp_path_factory):
+    """A model file of a compact generator that turns every picture redder by 40 of 255, and leaves the rest."""
+    generator = CompactGenerator()
+    generator.draw.bias.data[0] = 40 / 127.5
+    folder = tmp_path_factory.mktemp("changer")
+    args = script.parse_args(["--dataset_dir", "faces", "--recipe", "best", *map(str, SMALL), *places(folder)])
+    script.save_checkpoint(folder / "redder.pt", args, {"generator": generator}, step=1)
+    return folder / "redder.pt"
+
+
+def infer(changer, *flags):
+    return call("--run", "inference", "--model_path", changer, "--device", "cpu", "--precision", "fp32", *flags)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+# The networks
+
+
+def test_the_documents_networks_have_its_parameters():
+    assert sum(p.numel() for p in Generator().parameters()) == 594_579
+    assert sum(p.numel() for p in Discriminator().parameters()) == 836_305
+    assert sum(p.numel() for p in CompactGenerator().parameters()) <= 600_000
+
+
+@pytest.mark.parametrize("size", [(100, 80), (218, 178), (64, 64), (71, 53)])
+def test_networks_take_pictures_of_any_size(size):
+    x = torch.rand(2, 3, *size) * 2 - 1
+    for net in (Generator(), Generator(3), Generator(4), CompactGenerator()):
+        assert net(x).shape == x.shape
+    assert Discriminator(2)(x).shape == CompactDiscriminator(2)(x).shape == (2, 2)
+
+
+def test_the_documents_block_has_a_bypass_around_every_convolution():
+    block = ResidualBlock(2, 2).eval()
+    first, second = block.residual
+    x = torch.rand(1, 2, 4, 4) - 0.5
+    h = block.norm(x)
+    h = h + first(h.relu())
+    assert torch.allclose(block(x), h + second(h.relu()))
+    assert isinstance(block.project, torch.nn.Identity) and ResidualBlock(2, 3).project.kernel_size == (1, 1)
+
+
+def test_the_untrained_generator_repeats_its_input():
+    """The document's within a blur and its squeezing sigmoid; not so with ordinary weights; the compact one exactly."""
+    x = torch.stack([torch.from_numpy(draw(parameters(0, i, 0))[0][90:190, 49:129].copy()) for i in range(8)])
+    x = torch.nn.functional.avg_pool2d(x.permute(0, 3, 1, 2) / 127.5 - 1, 2)  # drawn strokes are sharper than photos
+    x = torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
+
+    def correlation(net):
+        return torch.corrcoef(torch.stack([x.flatten(), net.eval()(x).flatten()]))[0, 1].item()
+
+    torch.manual_seed(0)
+    residual, _ = make_networks("document", 2, "residual", 1)
+    ordinary, _ = make_networks("document", 2, "default", 1)
+    assert correlation(residual) >= 0.95 and (residual(x) - x).abs().mean() / 2 < 0.15
+    assert abs(correlation(ordinary)) < 0.8
+    assert torch.equal(CompactGenerator()(x), x)
+
+
+def test_initial_weights_are_near_zero_and_near_the_identity():
+    net = torch.nn.Sequential(ResidualBlock(3, 4), torch.nn.Conv2d(4, 2, 3, padding=1))
+    initialise(net)
+    assert net[0].residual[0].weight.abs().max() <= 0.1 / (3 * 3 * 4 * 4)
+    assert torch.allclose(net[0].project.weight[:, :, 0, 0], torch.eye(4, 3), atol=0.1 / 12)
+    assert torch.allclose(net[1].weight[:, :, 1, 1], torch.eye(2, 4), atol=0.1 / 72)
+    assert all(layer.bias.abs().sum() == 0 for layer in net.modules() if isinstance(layer, torch.nn.Conv2d))
+
+
+@pytest.mark.parametrize("network", ["document", "compact"])
+def test_gradient_reaches_every_parameter(network):
+    torch.manual_seed(0)
+    generator, discriminator = make_networks(network, 2, "default", 2)
+    if network == "compact":  # the layers that start at zero stop the gradient in the first step only
+        for layer in generator.modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.weight.abs().sum() == 0:
+                torch.nn.init.normal_(layer.weight, std=0.1)
+    discriminator(generator(torch.rand(4, 3, 100, 80) * 2 - 1)).square().mean().backward()
+    for net in (generator, discriminator):
+        for name, parameter in net.named_parameters():
+            if network == "document" and net is discriminator and name.endswith("norm.bias"):
+                continue  # reached as well; its gradient may cancel
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+# Losses
+
+
+def test_losses_by_hand():
+    real, fake = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 1.0])
+    soft = lambda v: math.log1p(math.exp(v))  # noqa: E731
+    assert script.d_loss(real, fake, "gan").item() == pytest.approx((soft(0) + soft(-2)) / 2 + (soft(-1) + soft(1)) / 2)
+    assert script.g_loss(fake, "gan").item() == pytest.approx((soft(1) + soft(-1)) / 2)
+    assert script.d_loss(real, fake, "wgan").item() == pytest.approx(0 - 1)
+    assert script.g_loss(real, "wgan").item() == pytest.approx(-1)
+    x = torch.zeros(1, 3, 8, 8)
+    y = x.clone()
+    y[:, :, :4, :4] = 1  # a quarter of the picture by 0.5 in [0, 1]
+    assert script.pixel_loss(y, x).item() == pytest.approx(0.125)
+    checker = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    assert script.pixel_loss(x + checker, x).item() == 0, "only what is left at a quarter of the size counts"
+
+
+def test_temperature_halves_by_steps():
+    assert [script.temperature(step, 5000) for step in (1, 5001, 10001)] == [1, 0.5, 0.25]
+
+
+def test_r1_penalty_of_a_linear_judge():
+    weight = torch.randn(12)
+    judge = lambda x: (x.flatten(1) @ weight)[:, None]  # noqa: E731
+    assert script.r1_penalty(judge, torch.randn(5, 3, 2, 2)).item() == pytest.approx(weight.square().sum().item())
+
+
+def test_noise_has_its_spread_and_is_cut_off():
+    noise = script.truncated_noise((100000,), 0.4)
+    assert noise.abs().max() <= 0.8 and noise.std().item() == pytest.approx(0.4 * 0.8796, rel=0.02)
+
+
+# Flags
+
+
+def test_the_documents_defaults():
+    args = script.parse_args(["--run", "train"])
+    assert (args.train_mode, args.batch_size, args.steps, args.train_time) == ("mtf", 16, 45000, 120)
+    assert (args.learning_rate, args.learning_rate_end, args.annealing_half_life) == (2e-4, 1e-6, 5000)
+    assert (args.pixel_loss_max, args.pixel_loss_min, args.instance_noise) == (0.95, 0.7, 0.2)
+    assert (args.sample_every, args.test_vectors, args.seed) == (20, 16, 10)
+    assert args.dataset_dir.endswith("deep_makeover/dataset") and args.network == "document"
+    wgan = script.parse_args(["--run", "train", "--loss", "wgan"])
+    assert (wgan.learning_rate, wgan.annealing_half_life, wgan.instance_noise) == (1e-4, 10000, 0.5)
+    assert (wgan.pixel_loss_max, wgan.disc_weights_threshold, wgan.train_time) == (0, 0.01, 180)
+    names = script.parse_args(["--learning_rate_start", "0.1", "--random_seed", "3", "--summary_period", "7",
+                               "--train_dir", "t", "--dataset", "d"])  # fmt: skip
+    assert (names.learning_rate, names.seed, names.sample_every, names.sample_dir) == (0.1, 3, 7, "t")
+    assert names.dataset_dir == "d"
+
+
+@pytest.mark.parametrize(
+    ("flags", "source", "target"),
+    [((), dict(Male=1, Eyeglasses=0, Blurry=0), dict(Male=0, Attractive=1, Eyeglasses=0, Blurry=0)),
+     (("--train_mode", "ftm"), dict(Male=0, Eyeglasses=0, Blurry=0),
+      dict(Male=1, Attractive=1, Eyeglasses=0, Blurry=0, No_Beard=1, Goatee=0, Mustache=0)),
+     (("--train_mode", "mtm"), dict(Male=1, Eyeglasses=0, Blurry=0),
+      dict(Male=1, Attractive=1, Eyeglasses=0, Blurry=0)),
+     (("--train_mode", "ftf"), dict(Male=0, Eyeglasses=0, Blurry=0),
+      dict(Male=0, Attractive=1, Eyeglasses=0, Blurry=0)),
+     (("--source", "Eyeglasses=1", "--target", "Eyeglasses=0,Blurry=1"), dict(Eyeglasses=1, Blurry=0),
+      dict(Eyeglasses=0, Blurry=1))],
+)  # fmt: skip
+def test_modes_filter_as_the_document_says(flags, source, target):
+    args = script.parse_args(list(flags))
+    assert script.parse_condition(args.source) == source and script.parse_condition(args.target) == target
+
+
+# Training
+
+
+def test_training_leaves_what_it_says(trained, faces):
+    folder, printed = trained
+    records, data = CelebA(faces), {}
+    for side in ("Smiling=0,Blurry=0", "Smiling=1,Blurry=0"):
+        data[side] = [(records.where(side) & (records.partition == part)).sum() for part in range(3)]
+        counts = "{} training, {} validation, {} test faces".format(*data[side])
+        assert f"{counts} ({side})" in printed
+    assert "trained 16 of 16 steps" in printed and "under-trained" not in printed
+    for name in (f"checkpoint/{NAME}/last.pt", f"models/{NAME}.pt", f"samples/{NAME}/0000008.png",
+                 f"samples/{NAME}/0000016.png"):  # fmt: skip
+        assert (folder / name).exists(), name
+    content = torch.load(folder / f"models/{NAME}.pt", weights_only=True)
+    assert content["state"]["distance"] > 0 and "read" in content["state"]
+
+
+def test_tensorboard_charts(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    charts = EventAccumulator(str(trained[0] / f"samples/{NAME}/logs")).Reload()
+    assert {"loss/d", "loss/g", "loss/pixel", "loss/class", "loss/keep", "diversity", "learning_rate",
+            "annealing/temperature", "annealing/pixel_share", "validation/distance", "validation/before",
+            "validation/kept", "validation/read"} <= set(charts.Tags()["scalars"])  # fmt: skip
+    assert charts.Tags()["images"] == ["images/samples"]
+    heat = {event.step: event.value for event in charts.Scalars("annealing/temperature")}
+    assert heat[16] == pytest.approx(0.5 ** (15 / 3000))
+
+
+def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
+    seen, draw_batches = [], script.batches
+
+    def spy(records, rows, *rest):
+        seen.append((records, rows))
+        return draw_batches(records, rows, *rest)
+
+    monkeypatch.setattr(script, "batches", spy)
+    assert call("--dataset_dir", faces, "--recipe=best", "--steps=1", *SMALL, *places(home)) == 0
+    assert len(seen) == 2
+    for (records, rows), smiling in zip(seen, (0, 1), strict=True):
+        assert (records.partition[rows] == 0).all() and records.where(f"Smiling={smiling},Blurry=0")[rows].all()
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize(
+    "extra", [("--recipe=best", "--diff_augment"), ("--loss=wgan", "--batch_size=2", "--test_vectors=2")]
+)
+def test_resume_is_exact(extra, faces, home):
+    """4 steps are 2 steps, a new start and 2 more, bit for bit: weights, EMA, optimizers, random state."""
+    results = []
+    for name, stops in (("once", [4]), ("twice", [2, 4])):
+        for stop in stops:
+            paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
+            assert call("--dataset_dir", faces, *SMALL, *extra, *paths, "--steps", stop) == 0
+        results.append(torch.load(home / name / NAME / "last.pt", weights_only=True))
+    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer", "random"):
+        assert same(results[0][part], results[1][part]), part
+    assert results[0]["state"]["step"] == 4
+    if "--loss=wgan" in extra:
+        weights = [value for name, value in results[0]["discriminator"].items() if name.endswith(("weight", "bias"))]
+        assert max(weight.abs().max() for weight in weights) <= 0.01, "the critic's weights are clipped"
+
+
+def test_above_its_threshold_the_discriminator_learns_alone(faces, home):
+    """A threshold that any loss is above: after the first step only the discriminator moves."""
+    for steps in (1, 3):
+        assert call("--dataset_dir", faces, "--recipe=best", "--disc_loss_threshold=0.001", *SMALL, *places(home),
+                    "--steps", steps) == 0  # fmt: skip
+    now, before = (torch.load(home / "checkpoint" / NAME / name, weights_only=True)
+                   for name in ("last.pt", "previous.pt"))  # fmt: skip
+    assert same(now["generator"], before["generator"]) and not same(now["discriminator"], before["discriminator"])
+
+
+def test_the_clock_ends_a_run_early_and_says_so(faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--recipe=best", *SMALL, *places(home)]
+    before = signal.getsignal(signal.SIGTERM)
+    assert call(*flags, "--train_time=0.02") == 0
+    printed = capsys.readouterr().out
+    step = torch.load(home / "checkpoint" / NAME / "last.pt", weights_only=True)["state"]["step"]
+    assert 1 <= step < 45000 and f"trained {step} of 45000 steps: under-trained" in printed
+    assert call(*flags, "--steps", step + 1) == 0, "the same command goes on"
+    assert "resuming" in capsys.readouterr().out
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stop_saves_first(faces, home):
+    command = [sys.executable, ROOT / "deep_makeover/main.py", "--dataset_dir", faces, "--recipe=best", *SMALL,
+               *places(home), "--sample_every", 1]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not list((home / "samples" / NAME).glob("0*.png")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "of 45000 steps" in printed, printed
+    assert torch.load(home / "checkpoint" / NAME / "last.pt", weights_only=True)["state"]["step"] >= 1
+
+
+def test_two_processes_give_the_weights_of_one(faces, home):
+    """torchrun on two processes, the same global batch, no batch norm: the same weights within rounding."""
+    flags = ["--dataset_dir", faces, "--steps", 3, "--recipe=best", "--diff_augment", "--instance_noise=0.1", *SMALL]
+    assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29537",
+               ROOT / "deep_makeover/main.py", *flags, *places(home), "--checkpoint_dir", home / "two",
+               "--model_path", home / "two_models"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode == 0, process.stderr
+    one, two = (torch.load(home / name / NAME / "last.pt", weights_only=True) for name in ("one", "two"))
+    for part in ("generator", "discriminator", "ema"):
+        for name, weight in one[part].items():
+            assert torch.allclose(weight, two[part][name], rtol=1e-3, atol=2e-4), f"{part} {name}"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--recipe=best", "--learning_rate=1e30", "--learning_rate_end=1e30", *SMALL]
+    assert call(*flags, *places(home), "--steps=30", "--log_every=1") == 1
+    assert "the loss is not finite at step" in capsys.readouterr().err
+
+
+def test_another_box_and_scale_train(faces, home):
+    assert call("--dataset_dir", faces, "--recipe=best", "--box", "40,60,100,120", "--scale", 0.5, "--steps=1", *SMALL,
+                *places(home)) == 0  # fmt: skip
+    assert (home / "models/faces_Smiling0-to-Smiling1_50x60.pt").exists()
+
+
+def test_the_attributes_may_lie_elsewhere(faces, home, capsys):
+    """With every attribute turned round in another file, the sides change places."""
+    lines = (faces / "list_attr_celeba.txt").read_text().splitlines()
+    turned = lines[:2] + [line.replace(" -1", " 0").replace(" 1", " -1").replace(" 0", " 1") for line in lines[2:]]
+    turned = [" ".join(line.split()) for line in turned]
+    (home / "turned.txt").write_text("\n".join(turned) + "\n")
+    flags = ["--dataset_dir", faces, "--attribute_file", home / "turned.txt", "--recipe=best", "--steps=1",
+             "--source", "Smiling=0,Blurry=1", "--target", "Smiling=1,Blurry=1", *SMALL[4:], *places(home)]  # fmt: skip
+    assert call(*flags) == 0
+    smiling = (CelebA(faces).where("Smiling=1,Blurry=0") & (CelebA(faces).partition == 0)).sum()
+    assert f"source: {smiling} training" in capsys.readouterr().out
+    (home / "turned.txt").write_text("\n".join(["95", *turned[1:-1]]) + "\n")
+    assert call(*flags) == 2
+    assert "has no row for 1 of the pictures" in capsys.readouterr().err
+
+
+# Test faces
+
+
+def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
+    folder, _ = trained
+    process = run("deep_makeover/main.py", "--run", "test", "--dataset_dir", faces, *SMALL, *places(folder))
+    assert process.returncode == 0, process.stderr
+    out = folder / f"samples/{NAME}/test"
+    with open(out / "manifest.tsv") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    count = int((CelebA(faces).where("Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
+    assert len(rows) == count and all(row["request"] == "Smiling=1" for row in rows)
+    metrics = json.loads((folder / f"samples/{NAME}/metrics.json").read_text())
+    before, after = (np.stack([pixels(out / row[kind]) for row in rows]) for kind in ("source", "file"))
+    assert before.shape == (count, 100, 80, 3)
+    assert metrics["faces"] == count and metrics["faces_per_second"] > 0
+    assert np.abs(before - after).mean() / 255 == pytest.approx(metrics["change"], abs=0.002)
+    assert metrics["psnr_of_target_faces"] > 10
+    assert (folder / f"samples/{NAME}/test.png").exists()
+
+
+# Photos
+
+
+def test_the_face_changes_and_not_one_other_pixel(changer, scene, tmp_path):
+    Image.fromarray(scene).save(tmp_path / "photo.png")
+    assert infer(changer, "--infile", tmp_path / "photo.png", "--outfile", tmp_path / "out.png") == 0
+    change = pixels(tmp_path / "out.png") - scene
+    assert change.shape == scene.shape
+    changed = np.argwhere(np.abs(change).max(2) > 0)
+    (top, left), (bottom, right) = changed.min(0), changed.max(0)
+    scale = 480 / 218  # of the larger face: its box is that of the aligned geometry, 80 x 100 of 178 x 218
+    assert 60 + 30 * scale < left < right < 60 + 150 * scale, "only the larger face, only its box"
+    assert 40 + 75 * scale < top < bottom < 40 + 205 * scale
+    assert 0.5 < (right - left + 1) / (80 * scale) < 1.1
+    middle = change[(top + bottom) // 2, (left + right) // 2]
+    assert middle.tolist() == pytest.approx([40, 0, 0], abs=1), "red, in full, in the middle, and it is red that it is"
+    steps = np.abs(np.diff(change[(top + bottom) // 2, :, 0]))
+    assert steps.max() <= 4, "no seam"
+
+
+def test_strength_scales_the_change_and_zero_is_the_photo(changer, scene, tmp_path):
+    scene = (scene // 2 + 60).astype(np.uint8)  # far from black and white, where values would be cut off
+    Image.fromarray(scene).save(tmp_path / "photo.png")
+    results = {}
+    for strength in (0, 0.5, 1):
+        out = tmp_path / f"{strength}.png"
+        assert infer(changer, "--infile", tmp_path / "photo.png", "--outfile", out, "--strength", strength) == 0
+        results[strength] = pixels(out) - scene
+    assert np.abs(results[0]).max() == 0
+    assert np.abs(results[0.5] - results[1] / 2).max() <= 1 and results[0.5].max() == pytest.approx(20, abs=2)
+
+
+def test_all_faces_and_side_by_side(changer, scene, tmp_path):
+    Image.fromarray(scene).save(tmp_path / "photo.png")
+    assert infer(changer, "--infile", tmp_path / "photo.png", "--outfile", tmp_path / "out.png", "--all_faces",
+                 "--side_by_side") == 0  # fmt: skip
+    both = pixels(tmp_path / "out.png")
+    assert both.shape == (600, 1800, 3) and np.array_equal(both[:, :900], scene)
+    change = both[:, 900:] - scene
+    assert change[:, :480].max() in range(38, 45) and change[:, 560:].max() in range(38, 45)
+    assert change[:, 480:560].max() == 0
+
+
+def test_a_crop_of_the_boxs_size_is_taken_as_it_is(changer, tmp_path, monkeypatch):
+    crop = draw(parameters(0, 3, 0))[0][90:190, 49:129]
+    Image.fromarray(crop).save(tmp_path / "crop.png")
+    monkeypatch.chdir(tmp_path)
+    assert infer(changer, "--infile", "crop.png") == 0
+    made = pixels("inference_out.png")  # the document's name for it
+    assert np.abs(made - np.clip(crop + np.array([40, 0, 0]), 0, 255)).max() <= 1
+    assert infer(changer, "--infile", "crop.png", "--outfile", "half.png", "--strength", 0.5) == 0
+    assert np.abs(pixels("half.png") - (crop + made) / 2).max() <= 1
+    assert infer(changer, "--infile", "crop.png", "--outfile", "none.png", "--strength", 0) == 0
+    assert np.array_equal(pixels("none.png"), crop)
+
+
+def test_another_box_at_inference(changer, scene, tmp_path):
+    """The whole aligned face at twice the size, with the same network: a larger part of the photo changes."""
+    Image.fromarray(scene).save(tmp_path / "photo.png")
+    assert infer(changer, "--infile", tmp_path / "photo.png", "--outfile", tmp_path / "out.png", "--box", "0,0,178,218",
+                 "--scale", 2) == 0  # fmt: skip
+    changed = (pixels(tmp_path / "out.png") != scene).any(2)
+    assert changed.any(0).sum() > 150 * 480 / 218 * 0.9
+
+
+def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    small = cv2.resize(scene, (450, 300), interpolation=cv2.INTER_AREA)
+    empty = np.full_like(small, 90)
+    Image.fromarray(small).save(photos / "a.png")
+    Image.fromarray(empty).save(photos / "nobody.png")
+    frames = [Image.fromarray(picture) for picture in (small, empty, small)]
+    frames[0].save(photos / "b.gif", save_all=True, append_images=frames[1:], duration=[70, 120, 70], loop=0)
+    video = cv2.VideoWriter(str(photos / "c.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 12, (450, 300))
+    for picture in (small, empty, small):
+        video.write(picture[..., ::-1].copy())
+    video.release()
+    (photos / "d.mp4").write_bytes(b"no video")
+    assert infer(changer, "--images", photos, "--out_dir", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.gif", "c.mp4"]
+    assert "skipped nobody.png: no face found" in printed and "skipped d.mp4: no video" in printed
+    assert printed.count("in 2 of 3 frames") == 2
+    assert (pixels(tmp_path / "out/a.png") - small).max() in range(38, 45)
+    with Image.open(tmp_path / "out/b.gif") as gif:
+        assert gif.n_frames == 3 and gif.info["duration"] == 70
+    film = cv2.VideoCapture(str(tmp_path / "out/c.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and film.get(cv2.CAP_PROP_FPS) == 12
+    film.release()
+    assert infer(changer, "--infile", photos / "c.avi", "--outfile", tmp_path / "e.avi", "--side_by_side") == 0
+    film = cv2.VideoCapture(str(tmp_path / "e.avi"))
+    assert film.get(cv2.CAP_PROP_FRAME_WIDTH) == 900
+    film.release()
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--infile", "nobody.png"], "no face found"), (["--infile", "nobody.gif"], "no face found"),
+     (["--infile", "nobody.avi", "--outfile", "o.mp4"], "no face found in 2 frames"),
+     (["--infile", "broken.mp4"], "convert it to H.264"), (["--infile", "missing.png"], "no such file"),
+     (["--infile", "nobody.png", "--outfile", "there.png"], "there already"),
+     (["--infile", "nobody.png", "--outfile", "nobody.png", "--overwrite"], "the photo itself"),
+     (["--infile", "nobody.png", "--outfile", "nowhere/o.png"], "not a folder that can be written to"),
+     (["--infile", "nobody.png", "--outfile", "o.xyz"], "expected a name that ends in"),
+     (["--infile", "nobody.avi", "--outfile", "o.png"], "expected a name that ends in"),
+     (["--infile", "nobody.png", "--strength", "1.5"], "--strength"), ([], "needs --infile"),
+     (["--images", "nobody.png"], "--out_dir"), (["--images", ".", "--out_dir", "full"], "not an empty folder"),
+     (["--images", "nobody.png", "nobody.gif", "--out_dir", "new"], "none of 2 files")],
+)  # fmt: skip
+def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, changer, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    empty = np.full((80, 90, 3), 90, np.uint8)
+    for name in ("nobody.png", "there.png"):
+        Image.fromarray(empty).save(name)
+    Image.fromarray(empty).save("nobody.gif", save_all=True, append_images=[Image.fromarray(empty + 1)])
+    video = cv2.VideoWriter("nobody.avi", cv2.VideoWriter_fourcc(*"MJPG"), 12, (90, 80))
+    for _ in range(2):
+        video.write(empty)
+    video.release()
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert infer(changer, *flags) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and says in line
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [(["--source", "Smiling=1"], "are the same"), (["--source", "Smiling=2"], "expected Attribute=1"),
+     (["--source", "Smile=0"], "Smiling"), (["--source", "Smiling=0,Smiling=1"], "twice"),
+     (["--min_faces", "200"], "200 are needed"), (["--box", "100,100,100,100"], "leaves CelebA's"),
+     (["--box", "1,2"], "expected x,y,width,height"), (["--scale", "0.1"], "expected sides"),
+     (["--poolings", "5"], "1 to 4"), (["--train_mode", "mtx"], "mtx"), (["--pixel_loss_max", "2"], "0 to 1"),
+     (["--attribute_file", "none.txt"], "is no file"), (["--batch_size", "0"], "more than 0"),
+     (["--dataset_dir", "nowhere"], "nowhere"), (["--run", "test"], "train first"),
+     (["--epoch=0", "--steps=0"], "how long"),
+     (["--target", "Smiling=1,Male=1,Bald=1,Wearing_Hat=1"], "too few")],
+)  # fmt: skip
+def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
+    start = ["--dataset_dir", faces, "--recipe=best", "--steps=1"]
+    assert call(*start, *SMALL, *places(home), *flags) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and says in line
+    assert not (home / "checkpoint").exists() and not (home / "models").exists()
+
+
+def test_other_flags_than_the_checkpoints_are_named(trained, faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--recipe=best", "--learning_rate=0.005", *SMALL, *places(home),
+             "--checkpoint_dir", trained[0] / "checkpoint"]  # fmt: skip
+    assert call(*flags, "--lambda_class=0.5", "--steps=17") == 2
+    assert "lambda_class was 0.1, now 0.5" in capsys.readouterr().err
