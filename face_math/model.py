@@ -1,0 +1,98 @@
+"""DCGAN's generator and discriminator, and an encoder that turns the generator round: z <-> a face.
+
+After DCGAN (Radford et al., arXiv 1511.06434) as the Face Math document has it. Pictures are (N, 3, S, S) in [-1, 1]
+with S one of 32, 64, 128; z is (N, z_size), uniform in [-1, 1].
+"""
+
+import math
+
+import torch
+from torch import nn
+
+SIZES = (32, 64, 128)
+
+
+def channels(image_size, width):
+    """Channels of the maps from 4 x 4 to half the picture's size: 8, 4, 2, 1 times width at 64; never more than 8."""
+    doublings = int(math.log2(image_size // 4))
+    return [width * min(8, 2**i) for i in reversed(range(doublings))]
+
+
+class Generator(nn.Module):
+    """z to a picture: a linear layer to 4 x 4, then stride-2 transposed convolutions, batch norm and ReLU between.
+
+    width: channels of the largest map (64 is the document's: 512, 256, 128, 64). kernel: 5 is the document's; with 4,
+    which the stride divides, every pixel is made of equally many weights, so that no checkerboard is built in.
+    """
+
+    def __init__(self, z_size=100, image_size=64, width=64, kernel=5):
+        super().__init__()
+        maps = channels(image_size, width)
+        self.fc = nn.Linear(z_size, maps[0] * 16)
+        layers = []
+        for inputs, outputs in zip(maps, maps[1:] + [3], strict=True):
+            up = nn.ConvTranspose2d(inputs, outputs, kernel, 2, padding=(kernel - 1) // 2, output_padding=kernel % 2)
+            layers += [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), up]
+        self.layers = nn.Sequential(*layers)
+        initialise(self)
+
+    def forward(self, z):
+        h = self.fc(z).unflatten(1, (-1, 4, 4))  #         (N, 8 width, 4, 4)
+        h = h.to(memory_format=torch.channels_last)
+        return torch.tanh(self.layers(h))  #               (N, 3, S, S)
+
+
+class Discriminator(nn.Module):
+    """A picture to numbers, the generator's mirror image: stride-2 convolutions, leaky ReLU 0.2, a linear layer.
+
+    outputs: 1, the logit of "real", is the discriminator; the encoders below ask for more. batch_norm: normalise each
+    map but the first, as the document does; without it the first weights keep the signal's size (He et al.).
+    """
+
+    def __init__(self, image_size=64, width=64, kernel=5, batch_norm=True, outputs=1):
+        super().__init__()
+        maps = [3, *reversed(channels(image_size, width))]
+        layers = []
+        for i, (inputs, outs) in enumerate(zip(maps, maps[1:], strict=False)):
+            layers += [nn.Conv2d(inputs, outs, kernel, 2, padding=(kernel - 1) // 2)]
+            layers += [nn.BatchNorm2d(outs)] if batch_norm and i else []
+            layers += [nn.LeakyReLU(0.2, inplace=True)]
+        self.layers = nn.Sequential(*layers)
+        self.fc = nn.Linear(maps[-1] * 16, outputs)
+        initialise(self, batch_norm)
+
+    def forward(self, x):
+        h = self.layers(x)  #                              (N, 8 width, 4, 4)
+        return self.fc(h.flatten(1))  #                    (N, outputs)
+
+
+class Encoder(Discriminator):
+    """A picture to the z that the generator would make it of, squashed into [-1, 1]; the discriminator's layers."""
+
+    def __init__(self, z_size=100, image_size=64, width=64, kernel=5, batch_norm=True):
+        super().__init__(image_size, width, kernel, batch_norm, z_size)
+
+    def forward(self, x):
+        return torch.tanh(super().forward(x))  #           (N, z_size) in [-1, 1]
+
+
+def initialise(network, batch_norm=True):
+    """The document's first weights: N(0, 0.02), batch norm's scale N(1, 0.02), biases 0.
+
+    Without batch norm He et al.'s (arXiv 1502.01852) instead, for the leaky ReLU.
+    """
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            if batch_norm:
+                nn.init.normal_(layer.weight, std=0.02)
+            else:
+                nn.init.kaiming_normal_(layer.weight, 0.2)
+            nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1, 0.02)
+            nn.init.zeros_(layer.bias)
+
+
+def draw_z(count, z_size, random=None):
+    """(count, z_size) uniform in [-1, 1]; random: a torch.Generator."""
+    return torch.rand(count, z_size, generator=random) * 2 - 1

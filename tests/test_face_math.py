@@ -1,0 +1,695 @@
+"""face_math/: networks, losses and search by numbers, and every verb through the command line on drawn faces."""
+
+import csv
+import math
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from benchmarks import holes
+from common.celeba import ATTRIBUTES
+from face_math import main as script
+from face_math.baselines import components, fill_linearly, linear_reconstructions
+from face_math.model import Discriminator, Encoder, Generator, draw_z
+from face_math.projection import blend, contextual_loss, make_hole, perceptual_loss, random_holes, search
+from face_math.vectors import fit_vectors, yaw
+
+SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
+         "--workers", 0)  # fmt: skip
+VERB = (*SMALL[:2], *SMALL[4:6], "--device", "cpu", "--workers", 0, "--n_iter", 12, "--count", 5)
+
+
+def places(folder):
+    """The flags that keep all that a run writes below a folder."""
+    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
+    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
+
+
+def call(*flags):
+    """main() in this process; returns its exit code."""
+    torch.manual_seed(0)
+    try:
+        script.main([str(flag) for flag in flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def trained(faces, tmp_path_factory):
+    """A small GAN, its encoder and a VAE, trained through the command line: (folder, what the GAN's run printed)."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
+    command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--epoch=4"]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
+    assert call(*flags, "--run=train_vae", "--recipe=best", "--epoch=3") == 0
+    return folder, process.stdout
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    """A folder for one test's runs, with the packed faces in it."""
+    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
+    return tmp_path
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of all that was trained, to write into."""
+    shutil.copytree(trained[0], tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+# The networks
+
+
+def test_networks_have_the_documents_sizes():
+    """Counted by hand: fc, transposed convolutions and batch norms of 512, 256, 128, 64; their mirror image."""
+    generator, discriminator = Generator(), Discriminator()
+    assert sum(p.numel() for p in generator.parameters()) == 827392 + 3277056 + 819328 + 204864 + 4803 + 1920
+    assert sum(p.numel() for p in discriminator.parameters()) == 4864 + 204928 + 819456 + 3277312 + 8193 + 1792
+    shapes = []
+    for layer in generator.layers:
+        if isinstance(layer, torch.nn.ConvTranspose2d):
+            layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape[1:])))
+    x = generator(draw_z(2, 100))
+    assert shapes == [(256, 8, 8), (128, 16, 16), (64, 32, 32), (3, 64, 64)] and x.abs().max() <= 1
+    assert discriminator(x).shape == (2, 1) and Encoder()(x).shape == (2, 100)
+    assert generator.fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("kernel", [4, 5])
+@pytest.mark.parametrize("norm", [True, False])
+def test_gradient_reaches_every_parameter(size, kernel, norm):
+    torch.manual_seed(0)
+    generator = Generator(7, size, 2, kernel)
+    discriminator, encoder = Discriminator(size, 2, kernel, norm), Encoder(7, size, 2, kernel, norm)
+    x = generator(draw_z(4, 7))
+    assert x.shape == (4, 3, size, size)
+    (script.g_loss(discriminator(x)) + encoder(x).square().sum()).backward()
+    for network in (generator, discriminator, encoder):
+        for name, parameter in network.named_parameters():
+            before_norm = name.endswith("bias") and norm  # what the norm behind it takes away
+            assert parameter.grad is not None and (parameter.grad.abs().sum() > 0 or before_norm), name
+
+
+def test_a_kernel_of_four_builds_in_no_checkerboard():
+    """Equal weights everywhere: all inner pixels are made of equally many with 4, not with 5."""
+    for kernel, even in ((4, True), (5, False)):
+        up = Generator(width=1, kernel=kernel).layers[-1]
+        torch.nn.init.ones_(up.weight)
+        inner = up(torch.ones(1, 1, 32, 32))[0, 0, 8:-8, 8:-8]
+        assert (inner.std() < 1e-6) == even
+
+
+def test_losses_by_hand():
+    real, fake = torch.tensor([[2.0], [0.0]]), torch.tensor([[-1.0], [1000.0]])
+    expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2 + (math.log(1 + math.exp(-1)) + 1000) / 2
+    assert script.d_loss(real, fake).item() == pytest.approx(expected)
+    assert script.g_loss(fake).item() == pytest.approx(math.log(1 + math.exp(1)) / 2)
+    weight = torch.arange(12.0).view(3, 2, 2)
+    penalty = script.r1_penalty(lambda x: (x * weight).sum((1, 2, 3)), torch.rand(5, 3, 2, 2))
+    assert penalty.item() == pytest.approx(sum(i * i for i in range(12)))
+    assert script.kl_divergence(torch.ones(2, 6), torch.zeros(2, 6)).tolist() == [3, 3]
+    assert script.kl_divergence(torch.zeros(1, 1), torch.tensor([[math.log(4)]])).item() == pytest.approx(
+        (4 - math.log(4) - 1) / 2)  # fmt: skip
+
+
+def test_prior_distance_is_that_of_the_sorted_projections():
+    z_hat, z = torch.tensor([[0.0, 5], [1, 5], [2, 5]]), torch.tensor([[2.5, 0], [0.5, 0], [1.5, 0]])
+    assert script.prior_distance(z_hat, z, torch.tensor([[3.0], [0.0]])).item() == pytest.approx(0.25)
+    z = draw_z(500, 4)
+    axes = torch.randn(4, 32)
+    assert script.prior_distance(z[torch.randperm(500)], z, axes) < 1e-6 < script.prior_distance(0.5 * z, z, axes)
+
+
+def test_z_is_uniform():
+    z = draw_z(20000, 3)
+    assert z.abs().max() <= 1 and z.mean().item() == pytest.approx(0, abs=0.02)
+    assert z.var().item() == pytest.approx(1 / 3, rel=0.02)
+
+
+# The search
+
+
+def test_losses_of_the_search_by_hand():
+    x, x_hat, known = torch.zeros(1, 3, 2, 2), torch.full((1, 3, 2, 2), 0.5), torch.tensor([[1.0, 1], [1, 0]])
+    assert contextual_loss(x_hat, x, known, "l1").tolist() == [9 * 0.5], "summed over pixels and colours"
+    assert contextual_loss(x_hat, x, known, "l2").tolist() == [9 * 0.25]
+    logits = torch.tensor([[0.0], [500.0], [-500.0]])
+    assert perceptual_loss(logits).tolist() == pytest.approx([-math.log(2), -500, 0]), "log(1 - D), stable far out"
+
+
+class Picture(torch.nn.Module):
+    """A generator that shows its twelve numbers as a picture."""
+
+    def forward(self, z):
+        return z.view(-1, 3, 2, 2)
+
+
+def judge(x):
+    return x.flatten(1).mean(1, keepdim=True)
+
+
+def test_search_takes_nesterovs_steps_and_keeps_the_clipped_z():
+    """Two steps of v' = m v - r g, z' = clip(z - m v + (1 + m) v') by hand, on a squared error."""
+    x, z = torch.full((1, 3, 2, 2), 0.9), torch.zeros(1, 12)
+    found, losses = search(Picture(), judge, x, z, torch.ones(2, 2), n_iter=2, learning_rate=0.1, momentum=0.5, lam=0,
+                           contextual="l2")  # fmt: skip
+    v1 = -0.1 * 2 * (0 - 0.9)
+    z1 = 1.5 * v1
+    v2 = 0.5 * v1 - 0.1 * 2 * (z1 - 0.9)
+    z2 = z1 - 0.5 * v1 + 1.5 * v2
+    assert found.flatten().tolist() == pytest.approx([z2] * 12)
+    assert losses[:, 0].tolist() == pytest.approx([12 * (z - 0.9) ** 2 for z in (0, z1, z2)])
+    beyond = torch.full((1, 3, 2, 2), 3.0)
+    for optimizer, rate in (("nesterov", 0.5), ("adam", 0.5)):
+        found, _ = search(Picture(), judge, beyond, z, torch.ones(2, 2), 20, rate, optimizer=optimizer)
+        assert (found == 1).all(), "z stays in the cube that it is drawn from"
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "adam"])
+def test_search_keeps_the_best_of_each_picture(optimizer):
+    """A rate far too large: the loss jumps about, the one kept never rises, and z is the one of that loss."""
+    torch.manual_seed(0)
+    x, z = torch.rand(5, 3, 2, 2) - 0.5, draw_z(5, 12)
+    found, losses = search(Picture(), judge, x, z, torch.ones(2, 2), 30, 0.4, 0.9, 0.1, optimizer=optimizer)
+    assert losses.shape == (31, 5) and (losses.diff(dim=0) <= 0).all() and (losses[-1] < losses[0]).all()
+    now = contextual_loss(found.view(-1, 3, 2, 2), x, 1, "l1") + 0.1 * perceptual_loss(judge(found.view(-1, 3, 2, 2)))
+    assert now.tolist() == pytest.approx(losses[-1].tolist(), rel=1e-5)
+    alone, _ = search(Picture(), judge, x[:1], z[:1], torch.ones(2, 2), 30, 0.4, 0.9, 0.1, optimizer=optimizer)
+    assert torch.allclose(alone, found[:1], atol=1e-5), "a picture's search does not depend on its neighbours"
+
+
+def test_search_weighs_realism():
+    """lam moves z to where the discriminator is fooled; the hole is not looked at."""
+    x, z, known = torch.zeros(1, 3, 2, 2), torch.zeros(1, 12), torch.tensor([[1.0, 1], [1, 0]])
+    found, _ = search(Picture(), judge, x, z, known, 200, 0.05, 0.5, lam=5.0, contextual="l2")
+    assert found.view(3, 4)[:, 3].min() > 0.9 and 0 < found.view(3, 4)[:, :3].max() < 0.9
+
+
+def test_holes():
+    assert int(make_hole("center", 64).sum()) == 32 * 32 and make_hole("center", 64)[16:48, 16:48].all()
+    assert make_hole("left", 32)[:, :16].all() and not make_hole("left", 32)[:, 16:].any()
+    assert 0.15 < make_hole("random", 128, torch.Generator().manual_seed(0)).float().mean() < 0.25
+    assert make_hole("full", 32).all()
+    torch.manual_seed(0)
+    known = random_holes(300, 32)
+    shares = known.mean((1, 2, 3))
+    assert known.shape == (300, 1, 32, 32) and set(known.unique().tolist()) == {0, 1}
+    assert shares.min() > 0.1 and shares.max() <= 1 and (shares < 0.99).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", ["center", "left", "random"])
+def test_blending_fits_the_colours_and_leaves_the_rest(kind):
+    """A face that differs from the picture by a constant, or by a slope, is the picture after blending."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(60, 180, (3, 32, 32, 3)).astype(np.uint8)
+    hole = make_hole(kind, 32, torch.Generator().manual_seed(1)).numpy()
+    faces = pictures + np.uint8([[[[40]]], [[[0]]], [[[9]]]]) - np.arange(32, dtype=np.uint8)[:, None] // 16
+    hidden = np.where(hole[..., None], rng.integers(0, 255, pictures.shape), pictures).astype(np.uint8)
+    blended = blend(faces, hidden, hole)
+    assert (blended[:, ~hole] == pictures[:, ~hole]).all()
+    assert np.abs(blended.astype(int) - pictures)[:, hole].max() <= 2, "whatever the hole hides"
+
+
+def test_blending_by_laplaces_equation():
+    """One pixel: the face's plus the mean of what its four neighbours differ by; a corner has two."""
+    picture, face, hole = np.zeros((1, 3, 3, 3), np.uint8), np.full((1, 3, 3, 3), 100, np.uint8), np.zeros((3, 3), bool)
+    picture[0, 0, 1], picture[0, 1, 0] = 200, 40
+    hole[1, 1] = True
+    assert blend(face, picture, hole)[0, 1, 1].tolist() == [100 + (100 - 60 - 100 - 100) / 4] * 3
+    hole[1, 1], hole[0, 0] = False, True
+    assert blend(face, picture, hole)[0, 0, 0].tolist() == [100 + (100 - 60) / 2] * 3
+
+
+# Vectors and baselines
+
+
+def labelled(count=4000):
+    """Faces half of whom smile, mostly women; z = smile * (1, 0, 0) + male * (0, 2, 0) + noise; yaw moves z's third."""
+    rng = np.random.default_rng(0)
+    attributes = np.zeros((count, 40), np.uint8)
+    male = rng.random(count) < 0.5
+    smile = rng.random(count) < np.where(male, 0.2, 0.8)
+    for name, values in (("Male", male), ("Smiling", smile), ("Young", rng.random(count) < 0.5)):
+        attributes[:, ATTRIBUTES.index(name)] = values
+    turn = rng.normal(size=count) * 0.1
+    landmarks = np.float32([[[60, 100], [100, 100], [80, 130], [65, 150], [95, 150]]]).repeat(count, 0)
+    landmarks[:, 2, 0] += 40 * turn
+    z = np.stack([smile, 2 * male, 5 * turn], 1) + rng.normal(size=(count, 3)) * 0.05
+    return SimpleNamespace(attributes=attributes, landmarks=landmarks), torch.from_numpy(z).float()
+
+
+def test_vectors_by_means_and_by_regression():
+    records, z = labelled()
+    rows = np.arange(len(z))
+    means = fit_vectors(records, rows, z, ["Smiling", "Turn"], "mean")
+    assert means["Smiling"].tolist() == pytest.approx([1, -1.2, 0], abs=0.1), "women come along with the smile"
+    apart = fit_vectors(records, rows, z, ["Smiling", "Turn"], "regression")
+    assert list(apart) == ["Smiling", "Turn"] and apart["Smiling"].tolist() == pytest.approx([1, 0, 0], abs=0.1)
+    for vectors in (means, apart):
+        assert vectors["Turn"].tolist() == pytest.approx([0, 0, 0.5], abs=0.1), "a unit is one standard deviation"
+    with pytest.raises(script.InputError, match="Bald"):
+        fit_vectors(records, rows, z, ["Bald"], "mean")
+    with pytest.raises(script.InputError, match="list_attr"):
+        fit_vectors(SimpleNamespace(attributes=None), rows, z, ["Smiling"], "mean")
+
+
+def test_yaw_from_landmarks_and_from_the_detector(faces):
+    records, _ = labelled(10)
+    assert yaw(records, np.arange(10)) == pytest.approx((records.landmarks[:, 2, 0] - 80) / 40, abs=1e-5)
+    pictures = [cv2.resize(np.asarray(Image.open(path))[20:198], (96, 96), interpolation=cv2.INTER_AREA)
+                for path in sorted((faces / "img_align_celeba").iterdir())[:40]]  # fmt: skip
+    data = script.CelebA(faces)
+    drawn = SimpleNamespace(landmarks=data.landmarks)
+    seen = SimpleNamespace(landmarks=None, images=np.stack(pictures))
+    true, found = yaw(drawn, np.arange(40)), yaw(seen, np.arange(40))
+    there = found.isfinite()
+    assert there.float().mean() > 0.7
+    assert np.corrcoef(true[there], found[there])[0, 1] > 0.7
+
+
+def test_baselines_against_numpy():
+    rng = np.random.default_rng(0)
+    images = (rng.normal(size=(80, 6)) @ rng.normal(size=(6, 3 * 16 * 16)) * 12 + 128).clip(0, 255).astype(np.uint8)
+    records = SimpleNamespace(images=images.reshape(80, 16, 16, 3))
+    x = script.to_tensor(records.images)
+    flat = x.flatten(1).numpy()
+    mean, axes = components(x.flatten(1), 4)
+    _, _, v = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
+    assert np.allclose(np.abs(axes.numpy() @ v[:4].T), np.eye(4), atol=2e-2)
+    assert np.allclose(mean, flat.mean(0), atol=1e-5)
+    made = linear_reconstructions(records, np.arange(80), x, (2, 6))
+    errors = [(pictures - x).square().mean().item() for pictures in made.values()]
+    assert list(made) == ["mean face", "PCA, 2 numbers", "PCA, 6 numbers"] and errors == sorted(errors)[::-1]
+    assert errors[2] < 0.01 * errors[0]
+    hole = make_hole("center", 16)
+    filled = fill_linearly(records, np.arange(80), x, hole, 30)
+    for name, limit in (("mean face", math.inf), ("linear prediction", 0.15)):
+        assert (filled[name][:, :, ~hole] == x[:, :, ~hole]).all(), name
+        assert (filled[name] - x)[:, :, hole].square().mean() < limit * x[:, :, hole].var(0).mean(), name
+
+
+# Training
+
+
+def test_training_leaves_what_it_says(trained):
+    folder, output = trained
+    samples = folder / "samples/faces_32"
+    assert len(list(samples.glob("0*.png"))) == 4 and f"tensorboard --logdir {samples / 'logs'}" in output
+    for name in ("faces_32", "faces_32_encoder", "faces_32_vae"):
+        content = torch.load(folder / f"models/{name}.pt", weights_only=True)
+        assert content["state"]["step"] > 0 and (folder / f"checkpoint/{name}/last.pt").exists()
+        assert not [key for key in content["encoder"] if "module." in key or "_orig_mod." in key]
+    assert list((folder / "samples/faces_32_encoder").glob("0*.png"))
+
+
+def test_tensorboard_charts(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = trained[0] / "samples"
+    tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
+            ("faces_32", "faces_32_encoder", "faces_32_vae")}  # fmt: skip
+    assert set(tags["faces_32"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
+                                                       "sliced_wasserstein", "validation/rec"}  # fmt: skip
+    assert set(tags["faces_32_encoder"].Tags()["scalars"]) == {"loss/rec", "loss/z", "validation/rec"}
+    assert set(tags["faces_32_vae"].Tags()["scalars"]) == {"loss/rec", "loss/kl", "validation/rec"}
+    assert all(part.Tags()["images"] == ["images/samples"] for part in tags.values())
+    for name in ("faces_32", "faces_32_vae"):
+        curve = tags[name].Scalars("loss/rec")
+        assert curve[-1].value < curve[0].value, "it learns"
+    best = script.read_checkpoint(trained[0] / "models/faces_32.pt")["state"]
+    curve = tags["faces_32"].Scalars("sliced_wasserstein")
+    assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
+                                              ("train_vae", "best")])  # fmt: skip
+def test_resume_is_exact(verb, recipe, faces, trained, home):
+    """18 steps are 7 steps, a new start and 11 more, bit for bit: weights, EMA, Adam, random state."""
+    name = "faces_32" + verb.removeprefix("train")
+    flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, "--epoch=9", *SMALL, *places(home)]
+    results = []
+    for place, stops in (("once", [18]), ("twice", [7, 18])):
+        if verb == "train_encoder":
+            (home / place).mkdir()
+            shutil.copy(trained[0] / "models/faces_32.pt", home / place)
+        for stop in stops:
+            where = ["--checkpoint_dir", home / place, "--model_path", home / place, "--steps", stop]
+            assert call(*flags, *where, "--sample_every=18") == 0
+        results.append(torch.load(home / place / name / "last.pt", weights_only=True))
+    for part in set(results[0]) - {"args", "state"}:
+        assert same(results[0][part], results[1][part]), part
+    assert results[0]["state"]["step"] == 18
+
+
+def test_two_processes_stay_equal(faces, home):
+    """torchrun: all processes have the same weights after each update, and rank 0 alone writes."""
+    code = (
+        "import sys, torch\n"
+        "import torch.distributed as dist\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from face_math import main as script\n"
+        "keep = script.update_ema\n"
+        "def check(ema, module, *rest):\n"
+        "    keep(ema, module, *rest)\n"
+        "    mine = torch.cat([p.detach().flatten() for p in module.parameters()])\n"
+        "    theirs = [torch.empty_like(mine) for _ in range(2)]\n"
+        "    dist.all_gather(theirs, mine)\n"
+        "    assert torch.equal(*theirs), 'the processes drift apart'\n"
+        "    print('equal weights', flush=True)\n"
+        "script.update_ema = check\n"
+        "script.main(sys.argv[1:])\n"
+    )
+    (home / "both.py").write_text(code)
+    flags = ["--dataset_dir", faces, "--recipe=best", "--steps=3", *SMALL, *places(home)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543",
+               home / "both.py", *flags]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("equal weights") == 2 * 2 * 3 and process.stdout.count("trained 3 of") == 1
+    assert script.read_checkpoint(home / "models/faces_32.pt")["state"]["step"] == 3
+
+
+def test_collapse_is_warned_about(faces, home, capsys):
+    """An untrained generator makes one grey picture; the diversity number says so."""
+    assert call("--dataset_dir", faces, *SMALL, *places(home), "--steps=1", "--learning_rate=1e-9") == 0
+    captured = capsys.readouterr()
+    assert "the generated faces are nearly all the same" in captured.out + captured.err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--recipe=best"]
+    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
+    assert "not finite at step" in capsys.readouterr().err
+    assert not (home / "models/faces_32.pt").exists()
+
+
+def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best"]
+    assert call(*flags, "--epoch=4") == 0
+    assert "already" in capsys.readouterr().out
+    assert call(*flags, "--epoch=5") == 0
+    assert "resuming" in capsys.readouterr().out
+    assert len(list((copied / "samples/faces_32").glob("0*.png"))) == 5
+    assert call(*flags, "--epoch=6", "--lambda_r1=3") == 2
+    assert "lambda_r1 was 0.1, now 3.0" in capsys.readouterr().err
+
+
+# Using the model
+
+
+def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path):
+    folder, _ = trained
+    out = tmp_path / "out"
+    flags = ["--dataset_dir", faces, "--run=project", *VERB, *places(folder), "--out_dir", out, "--restarts=2"]
+    assert call(*flags) == 0
+    rows = table(out / "manifest.tsv")
+    names = [row["file"].removeprefix("projections/").removesuffix(".png") for row in rows]
+    assert len(rows) == 5 and all((out / row["file"]).exists() and (out / row["source"]).exists() for row in rows)
+    z = np.load(out / "z.npy")
+    assert z.shape == (5, 8) and np.abs(z).max() <= 1
+    assert all((np.load(out / "z" / f"{name}.npy") == z[i]).all() for i, name in enumerate(names))
+    assert np.allclose(np.load(out / "average.npy"), z.mean(0), atol=1e-6) and (out / "average.png").exists()
+    assert (out / "sheet.png").exists() and len(list((out / "steps").glob("*.png"))) == 13
+    for row in table(out / "losses.tsv"):
+        kept = [float(value) for step, value in row.items() if step != "file"]
+        assert kept == sorted(kept)[::-1] and kept[-1] < kept[0]
+    content = torch.load(folder / "models/faces_32.pt", weights_only=True)  # by hand: three lines of Python
+    generator = Generator(8, 32, 4, 4)
+    generator.load_state_dict(content["generator"])
+    with torch.no_grad():
+        pictures = script.to_uint8(generator.eval()(torch.from_numpy(z)))
+    x, x_hat = (np.stack([np.asarray(Image.open(out / row[kind])) for row in rows]) for kind in ("source", "file"))
+    assert np.abs(pictures.astype(int) - x_hat).max() <= 1
+    errors = ((x_hat / 255 - x / 255) ** 2).mean((1, 2, 3))
+    assert [float(row["psnr"]) for row in table(out / "results.tsv")] == pytest.approx(
+        list(-10 * np.log10(errors)), abs=0.1)  # fmt: skip
+    assert call(*flags) == 2, "an output folder that is not empty is left alone"
+    assert call(*flags, "--overwrite") == 0
+
+
+def test_restarts_and_the_encoder_lower_the_loss(trained, faces, tmp_path):
+    losses = {}
+    for name, more in {"one": [], "three": ["--restarts=3"], "encoder": ["--start=encoder"]}.items():
+        out = tmp_path / name
+        flags = ["--dataset_dir", faces, "--run=project", *VERB, *places(trained[0]), "--out_dir", out, *more]
+        assert call(*flags) == 0
+        losses[name] = np.array([[float(row["0"]), float(row["12"])] for row in table(out / "losses.tsv")])
+    assert (losses["three"][:, 1] <= losses["one"][:, 1] * 1.0001).all(), "the best is kept for each picture"
+    assert losses["encoder"][:, 0].mean() < losses["one"][:, 0].mean(), "the encoder starts nearer"
+
+
+def photos(faces, folder, count=2):
+    folder.mkdir()
+    for path in sorted((faces / "img_align_celeba").iterdir())[:count]:
+        shutil.copy(path, folder)
+    Image.new("RGB", (120, 120), "green").save(folder / "no_face.png")
+    return folder
+
+
+def test_own_photos(trained, faces, tmp_path, capsys):
+    """A photo without a face is skipped and named; if none is left, that is an error."""
+    folder = photos(faces, tmp_path / "photos")
+    flags = ["--dataset_name=faces", *VERB, *places(trained[0])]
+    assert call(*flags, "--run=project", "--images", folder, "--out_dir", tmp_path / "out") == 0
+    assert "skipped no_face.png: no face found" in capsys.readouterr().out
+    assert len(table(tmp_path / "out/manifest.tsv")) == 2
+    for verb in ("project", "complete", "average"):
+        assert call(*flags, "--run", verb, "--images", folder / "no_face.png") == 2
+        assert "no_face.png" in capsys.readouterr().err
+
+
+def test_completing_changes_the_hole_alone(trained, faces, tmp_path, capsys):
+    own = np.zeros((32, 32), np.uint8)
+    own[5:9, 20:30] = 255
+    Image.fromarray(own).save(tmp_path / "own.png")
+    for kind in ("center", "left", "random", "full", tmp_path / "own.png"):
+        out = tmp_path / f"out_{kind}".replace("/", "_")
+        flags = ["--dataset_dir", faces, "--run=complete", "--mask", kind, *VERB, *places(trained[0]), "--out_dir", out]
+        assert call(*flags, "--recipe=best") == 0
+        hole = own > 0
+        if kind != tmp_path / "own.png":
+            hole = make_hole(kind, 32, torch.Generator().manual_seed(0)).numpy()
+        rows = table(out / "blended.tsv")
+        assert len(rows) == len(table(out / "filled.tsv")) == 5
+        for row in rows:
+            name = row["file"].removeprefix("blended/")
+            pictures = {part: np.asarray(Image.open(out / part / name)) for part in
+                        ("originals", "masked", "filled", "blended")}  # fmt: skip
+            for part in ("masked", "filled", "blended"):
+                assert (pictures[part][~hole] == pictures["originals"][~hole]).all(), (kind, part)
+            assert (pictures["masked"][hole] == 0).all() and pictures["filled"][hole].std() > 0
+            assert (pictures["filled"][hole] != pictures["originals"][hole]).any()
+        scores = table(out / "results.tsv")[0]
+        assert ("telea_psnr" in scores) == (kind != "full")
+        x, filled = (np.asarray(Image.open(out / part / f"{scores['file']}.png")) / 255 for part in
+                     ("originals", "filled"))  # fmt: skip
+        expected = -10 * np.log10(((filled - x)[hole] ** 2).mean())
+        assert float(scores["filled_psnr"]) == pytest.approx(expected, abs=0.01)
+    assert "in the hole: filled" in capsys.readouterr().out
+
+
+def test_interpolating_between_photos_and_z_files(trained, faces, tmp_path):
+    folder = photos(faces, tmp_path / "photos", 1)
+    np.save(tmp_path / "a.npy", np.full(8, -0.5, np.float32))
+    np.save(tmp_path / "b.npy", np.float32([[0.5] * 8, [0] * 8]))
+    out = tmp_path / "out"
+    flags = ["--dataset_name=faces", "--run=interpolate", *VERB, *places(trained[0]), "--frames=5"]
+    assert call(*flags, "--images", tmp_path / "a.npy", folder, tmp_path / "b.npy", "--out_dir", out) == 0
+    z = np.load(out / "z.npy").reshape(3, 5, 8)
+    assert (z[0, 0] == -0.5).all() and (z[1, 0] == z[0, -1]).all()
+    assert np.allclose(z[2], np.linspace(0.5, 0, 5)[:, None])
+    assert np.allclose(z[0, 2], (z[0, 0] + z[0, -1]) / 2, atol=1e-6)
+    rows = table(out / "manifest.tsv")
+    assert [row["path"] for row in rows] == list("000001111122222")
+    assert all((out / row["file"]).exists() for row in rows)
+    with Image.open(out / "interpolation.gif") as film:
+        assert film.n_frames >= 10 and film.size == (32, 32)
+    video = cv2.VideoCapture(str(out / "interpolation.mp4"))
+    assert int(video.get(cv2.CAP_PROP_FRAME_COUNT)) == 15
+    video.release()
+    assert call(*flags, "--images", tmp_path / "a.npy") == 2, "one face is no line"
+
+
+def test_averaging(trained, faces, tmp_path):
+    flags = ["--dataset_name=faces", "--run=average", *VERB, *places(trained[0]), "--out_dir", tmp_path / "a"]
+    assert call(*flags, "--images", photos(faces, tmp_path / "photos")) == 0
+    z = np.load(tmp_path / "a/z.npy")
+    assert z.shape == (2, 8) and np.allclose(np.load(tmp_path / "a/average.npy"), z.mean(0), atol=1e-6)
+    assert (tmp_path / "a/average.png").exists() and (tmp_path / "a/sheet.png").exists()
+
+
+def test_arithmetic_on_sets(trained, tmp_path):
+    """a - b + c of the means of z files, clipped to the cube."""
+    for name, value in dict(a=[[0.2] * 8, [0.4] * 8], b=[[0.1] * 8], c=[[0.9] * 7 + [-1]]).items():
+        np.save(tmp_path / f"{name}.npy", np.float32(value))
+    flags = ["--dataset_name=faces", "--run=arithmetic", *VERB, *places(trained[0]), "--images", tmp_path / "a.npy"]
+    assert call(*flags, "--minus", tmp_path / "b.npy", "--plus", tmp_path / "c.npy", "--out_dir", tmp_path / "out") == 0
+    assert np.load(tmp_path / "out/result.npy").tolist() == [pytest.approx([1] * 7 + [-0.8])]
+    assert (tmp_path / "out/result.png").exists() and (tmp_path / "out/sheet.png").exists()
+
+
+def test_arithmetic_with_attributes(copied, faces, tmp_path, capsys):
+    flags = [*VERB, *places(copied), "--run=arithmetic", "--start=encoder", "--attributes=Smiling,Turn",
+             "--strengths=-1,0,2", "--images", photos(faces, tmp_path / "photos")]  # fmt: skip
+    assert call("--dataset_name=faces", *flags) == 2
+    assert "give --dataset_dir" in capsys.readouterr().err
+    assert call("--dataset_dir", faces, *flags, "--out_dir", tmp_path / "a") == 0
+    rows = table(tmp_path / "a/manifest.tsv")
+    assert len(rows) == 2 * 3 * 2 and all((tmp_path / "a" / row["file"]).exists() for row in rows)
+    assert [row["request"] for row in rows[::2]] == ["Smiling=0", "", "Smiling=1", "", "", ""]
+    plain = {row["file"]: np.asarray(Image.open(tmp_path / "a" / row["file"])).astype(int) for row in rows}
+    for row in rows:
+        source = np.asarray(Image.open(tmp_path / "a" / row["source"]))
+        assert (np.abs(plain[row["file"]] - source).max() == 0) == ("+0.00" in row["file"])
+    assert call("--dataset_name=faces", *flags, "--out_dir", tmp_path / "b") == 0, "the vectors are kept"
+
+
+def test_comparing(trained, faces, tmp_path, capsys):
+    flags = ["--dataset_dir", faces, "--run=compare", *VERB, *places(trained[0]), "--attributes=Smiling,Turn"]
+    keep = script.SEARCHES
+    script.SEARCHES = {recipe: {**how, "n_iter": 3} for recipe, how in keep.items()}
+    try:
+        assert call(*flags, "--out_dir", tmp_path / "out") == 0
+    finally:
+        script.SEARCHES = keep
+    rows = table(tmp_path / "out/table.tsv")
+    methods = ["GAN, projection", "GAN, encoder alone", "GAN, encoder and search", "VAE"]
+    assert [row["method"] for row in rows] == ["mean face", "PCA, 32 numbers", "PCA, 64 numbers", "PCA, 100 numbers",
+                                               *methods]  # fmt: skip
+    assert all(0 < float(row["mse"]) < 1 and float(row["psnr"]) > 0 for row in rows)
+    assert all(float(row["seconds_per_face"]) > 0 for row in rows[4:])
+    for folder in ("gan_projection", "gan_encoder_alone", "gan_encoder_and_search", "vae"):
+        for name, title in (("reconstructions", "source"), ("edits", "request"), ("interpolations", "path")):
+            listed = table(tmp_path / f"out/{folder}/{name}.tsv")
+            assert listed and all(row[title] for row in listed), (folder, name)
+            for row in listed:
+                assert (tmp_path / "out" / folder / row["file"]).exists()
+                assert (tmp_path / "out" / folder / row.get("source", row["file"])).exists()
+    labels = script.CelebA(faces)
+    smiles = dict(zip(labels.files, labels.attributes[:, ATTRIBUTES.index("Smiling")], strict=True))
+    for row in table(tmp_path / "out/vae/edits.tsv"):
+        name = row["file"].removeprefix("edits/Smiling_").replace(".png", ".jpg")
+        assert row["request"] == f"Smiling={1 - smiles[name]}", "towards what the face has not"
+    assert "GAN, encoder and search" in capsys.readouterr().out and (tmp_path / "out/sheet.png").exists()
+
+
+# A person's mistakes
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--image_size=48"], "32, 64, 128"),
+    (["--width=0"], "more than 0"),
+    (["--kernel=3"], "--kernel"),
+    (["--flip=maybe"], "expected True or False"),
+    (["--momentum=1"], "less than 1"),
+    (["--lam=nan"], "--lam"),
+    (["--holes=2"], "share"),
+    (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
+    (["--dataset_name=a/b"], "plain name"),
+    (["--run=projct"], "--run"),
+    (["--run=project"], "train first"),
+    (["--run=train_encoder"], "train first"),
+    (["--run=interpolate"], "--images"),
+    (["--run=project", "--minus", "x"], "--minus"),
+    (["--run=arithmetic", "--attributes=Smilling"], "Smiling"),
+    (["--strengths=1,much"], "--strengths"),
+    (["--run=complete", "--mask=middle"], "center, left, random, full"),
+])  # fmt: skip
+def test_mistakes_end_in_one_line(flags, says, faces, tmp_path, capsys):
+    base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
+    assert call(*base, *SMALL, *places(tmp_path), "--batch_size=4", *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert not [path for path in tmp_path.rglob("*") if "records" not in str(path)], "nothing is written"
+
+
+def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
+    flags = ["--dataset_name=faces", *VERB, *places(trained[0]), "--out_dir", tmp_path / "out"]
+    np.save(tmp_path / "short.npy", np.zeros((2, 7), np.float32))
+    np.save(tmp_path / "far.npy", np.full((2, 8), 3, np.float32))
+    np.save(tmp_path / "nan.npy", np.full((2, 8), np.nan, np.float32))
+    (tmp_path / "none.npy").write_bytes(b"no numbers")
+    for name, says in (("short", "(N, 8)"), ("far", "-1 to 1"), ("nan", "-1 to 1"), ("none", "no z file"),
+                       ("missing", "no z file")):  # fmt: skip
+        assert call(*flags, "--run=average", "--images", tmp_path / f"{name}.npy") == 2
+        assert says in capsys.readouterr().err
+    Image.new("L", (32, 32)).save(tmp_path / "black.png")
+    Image.new("L", (32, 32), 255).save(tmp_path / "white.png")
+    Image.new("L", (64, 32)).save(tmp_path / "large.png")
+    for name, says in (("black", "all black"), ("white", "all white"), ("large", "64 x 32")):
+        assert call(*flags, "--run=complete", "--mask", tmp_path / f"{name}.png", "--dataset_dir", faces) == 2
+        assert says in capsys.readouterr().err
+    model = trained[0] / "models/faces_32.pt"
+    assert call("--dataset_dir", faces, "--run=project", "--model_path", model, "--image_size=64") == 2
+    assert "give --image_size 32" in capsys.readouterr().err
+    assert call(*flags, "--dataset_dir", faces, "--run=project", "--z_size=9") == 2
+    assert "give --z_size 8" in capsys.readouterr().err
+    (tmp_path / "bad.pt").write_bytes(b"no model")
+    assert call(*flags, "--dataset_dir", faces, "--run=project", "--model_path", tmp_path / "bad.pt") == 2
+    assert "no checkpoint of this program" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_missing_is_said(copied, faces, capsys):
+    """No VAE, no encoder, an encoder of another generator."""
+    flags = ["--dataset_dir", faces, *VERB, *places(copied)]
+    (copied / "models/faces_32_vae.pt").unlink()
+    shutil.rmtree(copied / "checkpoint/faces_32_vae")
+    assert call(*flags, "--run=compare") == 2
+    assert "train_vae first" in capsys.readouterr().err
+    content = torch.load(copied / "models/faces_32.pt", weights_only=True)
+    del content["encoder"]
+    content["generator"]["fc.weight"][0] += 1
+    torch.save(content, copied / "models/faces_32.pt")
+    assert call(*flags, "--run=project", "--recipe=best") == 2
+    captured = capsys.readouterr()
+    assert "inverts another generator" in captured.out and "--start random" in captured.err
+
+
+def test_no_dataset_is_one_line(capsys):
+    assert call() == 2
+    assert capsys.readouterr().err == "error: --dataset_dir is needed: the folder (or zip) with the pictures\n"
+
+
+def test_the_benchmark_fills_the_hole_in_every_way(trained, faces, tmp_path, capsys):
+    flags = ["--dataset_dir", faces, *VERB, *places(trained[0]), "--out_dir", tmp_path / "out"]
+    found = dict(holes.main([str(flag) for flag in flags]))
+    folders = ("mean_face", "linear_prediction", "telea", "gan", "gan_blended")
+    assert all(len(table(tmp_path / "out" / folder / "manifest.tsv")) == 5 for folder in folders)
+    assert list(found) == ["mean face", "linear prediction", "Telea", "GAN", "GAN, blended"]
+    hole = make_hole("center", 32).numpy()
+    for folder, decibels in zip(folders, found.values(), strict=True):
+        pictures, originals = (np.stack([np.asarray(Image.open(path)) / 255 for path in
+                               sorted((tmp_path / "out" / part).glob("*.png"))]) for part in (folder, "originals"))  # fmt: skip
+        assert (pictures[:, ~hole] == originals[:, ~hole]).all()
+        assert decibels == pytest.approx(-10 * np.log10(((pictures - originals)[:, hole] ** 2).mean()), abs=0.01)
+    assert "decibels in the hole" in capsys.readouterr().out
