@@ -13,6 +13,7 @@ PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_ma
             if (ROOT / name).exists()]  # fmt: skip
 BOILERPLATE = ["boolean", "setup", "average_gradients", "update_ema", "listen_for_stop", "save_checkpoint",
                "read_checkpoint", "load_checkpoint", "save_sheet", "new_folder", "main", "fail"]  # fmt: skip
+GAN_BOILERPLATE = ["diversity", "sliced_wasserstein", "diff_augment"]  # in the projects that train a GAN
 SECTIONS = ["Flags", "Boilerplate", "Training", "Using the model"]
 HEADINGS = ["What it is", "Run it", "How it works", "What is logged", "Results", "Differences from the document"]
 GROUPS = ["What to do", "Model", "Training", "Machine", "Files"]
@@ -62,6 +63,14 @@ def test_boilerplate_is_the_same_byte_for_byte(project):
     assert [name for name in mine if name in BOILERPLATE] == BOILERPLATE
     for name in BOILERPLATE:
         assert mine[name] == first[name], f"{name} differs between {project} and {PROJECTS[0]}: change one, change all"
+
+
+def test_gans_share_their_boilerplate_byte_for_byte():
+    gans = {project: functions(project) for project in PROJECTS if "diversity" in functions(project)}
+    for project, mine in gans.items():
+        assert [name for name in mine if name in GAN_BOILERPLATE] == GAN_BOILERPLATE, project
+        for name in GAN_BOILERPLATE:
+            assert mine[name] == next(iter(gans.values()))[name], f"{name} of {project}: change one, change all"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
