@@ -48,14 +48,14 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
     "document": dict(kernel=5, d_batch_norm=True, g_steps=2, learning_rate=0.0002, d_rate=1.0, flip=False,
                      diff_augment=False, lambda_r1=0.0, lambda_rec=0.0, show_ema=False),
     "best": dict(kernel=4, d_batch_norm=False, g_steps=1, learning_rate=0.0005, d_rate=2.0, flip=True,
-                 diff_augment=True, lambda_r1=0.1, lambda_rec=10.0, show_ema=True),
+                 diff_augment=True, lambda_r1=0.1, lambda_rec=2.0, show_ema=True),
 }  # fmt: skip
 # What it sets for the verbs that search z, but for complete in the document's, and for the two that train an encoder.
 SEARCHES = {
     "document": dict(start="random", contextual="l1", optimizer="nesterov", lam=0.1, learning_rate=0.0005,
                      momentum=0.75, n_iter=2000, vectors="mean"),
     "best": dict(start="encoder", contextual="l2", optimizer="adam", lam=0.0, learning_rate=0.05, momentum=0.9,
-                 n_iter=150, vectors="regression"),
+                 n_iter=100, vectors="regression"),
 }  # fmt: skip
 COMPLETE = dict(learning_rate=0.01, momentum=0.9, n_iter=1000)
 CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True, lambda_rec=20.0)
@@ -64,7 +64,7 @@ CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True, lambda_r
 MAY_CHANGE = {"epoch", "steps", "device", "precision", "workers", "dataset_dir", "record_dir", "checkpoint_dir",
               "model_path", "sample_dir", "log_every", "sample_every", "save_every", "run", "images", "minus", "plus",
               "mask", "attributes", "strengths", "vectors", "start", "contextual", "optimizer", "lam", "momentum",
-              "n_iter", "restarts", "count", "frames", "out_dir", "overwrite"}  # fmt: skip
+              "n_iter", "restarts", "count", "frames", "start_from", "out_dir", "overwrite"}  # fmt: skip
 
 
 def parse_args(argv=None):
@@ -79,7 +79,7 @@ def parse_args(argv=None):
     do = parser.add_argument_group("What to do")
     do.add_argument("--run", choices=VERBS, default="train", help="what to do (default: train)")
     do.add_argument("--start", choices=("random", "encoder"), help="of a search (document: random)")
-    do.add_argument("--n_iter", type=int, help="its steps (document: 2000, complete 1000; best: 150)")
+    do.add_argument("--n_iter", type=int, help="its steps (document: 2000, complete 1000; best: 100)")
     do.add_argument("--restarts", type=int, default=1, help="searches per picture, the best kept (default: 1)")
     do.add_argument("--contextual", choices=("l1", "l2"), help="its loss on the pixels (document: l1, best: l2)")
     do.add_argument("--lam", type=float, help="weight of its perceptual loss (document: 0.1, best: 0)")
@@ -90,7 +90,7 @@ def parse_args(argv=None):
     do.add_argument("--attributes", default="Smiling,Eyeglasses,Male,Blond_Hair,Turn", help="vectors to add; or Turn")
     do.add_argument("--strengths", help="how often to add a vector (default: -2,-1,0,1,2; compare: 1.5)")
     do.add_argument("--vectors", choices=("mean", "regression"), help="difference of means, or of what else is equal")
-    do.add_argument("--count", type=int, default=64, help="test faces to take without --images (default: 64)")
+    do.add_argument("--count", type=int, default=64, help="test faces to take without --images, or faces to sample")
 
     model = parser.add_argument_group("Model")
     model.add_argument("--image_size", type=int, default=64, help="side of the pictures: 32, 64 or 128 (default: 64)")
@@ -111,7 +111,7 @@ def parse_args(argv=None):
     training.add_argument("--flip", **switch, help="mirror half of the pictures (document: False, best: True)")
     training.add_argument("--diff_augment", **switch, help="the discriminator sees all augmented (best: True)")
     training.add_argument("--lambda_r1", type=float, help="gradient penalty on real pictures (document: 0, best: 0.1)")
-    training.add_argument("--lambda_rec", type=float, help="an encoder learns along; weight of its error (best: 10)")
+    training.add_argument("--lambda_rec", type=float, help="an encoder learns along; weight of its error (best: 2)")
     training.add_argument("--lambda_kl", type=float, default=0.1, help="train_vae: of the divergence, by squared error")
     training.add_argument("--holes", type=float, default=0.5, help="train_encoder: share of faces shown with a hole")
     training.add_argument("--ema", type=float, default=0.999, help="decay of the running mean of the weights")
@@ -136,6 +136,7 @@ def parse_args(argv=None):
     files.add_argument("--sample_every", type=int, default=0, help="steps from sheet to sheet (default: an epoch)")
     files.add_argument("--save_every", type=int, default=0, help="steps from checkpoint to checkpoint (an epoch)")
     files.add_argument("--images", nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
+    files.add_argument("--start_from", help="train: model file or checkpoint of a GAN of the same shape to start from")
     files.add_argument("--minus", nargs="+", help="arithmetic: pictures to take away from --images")
     files.add_argument("--plus", nargs="+", help="arithmetic: pictures to add")
     files.add_argument("--out_dir", help="folder for what a verb writes (default: one below the sample folder)")
@@ -536,6 +537,20 @@ def encode(encoder, x, autocast):
         return torch.cat([encoder(x[part]) for part in in_chunks(x)]).float()
 
 
+def start_from(path, parts):
+    """Take the networks' weights, not the optimizers', from a GAN trained with other flags or on other faces.
+
+    InputError: it is of another shape, or has no encoder where one is to be trained.
+    """
+    content = read_checkpoint(Path(path))
+    for name, part in parts.items():
+        if isinstance(part, torch.nn.Module):
+            try:
+                part.load_state_dict(content[name] if name in content else content[name.removeprefix("ema_")])
+            except (KeyError, RuntimeError):
+                raise InputError(f"{path} is of another shape: give the flags it was trained with") from None
+
+
 def train(args):
     """Train the DCGAN, and with --lambda_rec an encoder along with it."""
     device, autocast, rank, world = setup(args)
@@ -578,6 +593,8 @@ def train(args):
         if best_path.exists():
             raise InputError(f"{best_path} is there, but no checkpoint of its run: move it away or give --model_path")
         state = dict(step=0, best=math.inf, best_step=0)
+        if args.start_from:
+            start_from(args.start_from, parts)
     if state["step"] >= last:
         print(f"trained {state['step']} of {planned} steps already: raise --epoch or --steps to go on")
         return
@@ -1019,6 +1036,19 @@ def write_table(path, title, rows):
     path.write_text("\n".join(lines) + "\n")
 
 
+def sample(args):
+    """Faces of --count random z: single pictures, z.npy, a sheet."""
+    device, autocast, *_ = setup(args)
+    model = load_model(args, device, autocast)
+    out = output_folder(args)
+    z = draw_z(args.count, args.z_size, torch.Generator().manual_seed(args.seed)).to(device)
+    x_fake = generate(model.generator, z, autocast)
+    save_pictures(out / "faces", [f"{i:06d}" for i in range(args.count)], x_fake)
+    np.save(out / "z.npy", z.cpu().numpy())
+    save_sheet(out / "sheet.png", {"": x_fake[:64]})
+    print(f"{args.count} faces, z.npy and sheet.png in {out}")
+
+
 def project(args):
     """The z of photos or test faces: originals, projections every few steps, z files, the average, a manifest."""
     model = prepare(args)
@@ -1333,8 +1363,9 @@ def scores(x_hat, x):
     return f"{error / 4:.5f}", f"{psnr(error):.2f}", f"{similar:.3f}"
 
 
-VERBS = dict(train=train, train_encoder=train_coder, train_vae=train_coder, project=project, complete=complete,
-             interpolate=interpolate, average=average, arithmetic=arithmetic, compare=compare)  # fmt: skip
+VERBS = dict(train=train, train_encoder=train_coder, train_vae=train_coder, sample=sample, project=project,
+             complete=complete, interpolate=interpolate, average=average, arithmetic=arithmetic,
+             compare=compare)  # fmt: skip
 
 
 if __name__ == "__main__":

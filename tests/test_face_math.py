@@ -54,7 +54,7 @@ def trained(faces, tmp_path_factory):
     """A small GAN, its encoder and a VAE, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
-    command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--epoch=4"]
+    command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4"]
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     assert process.returncode == 0, process.stderr
     assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
@@ -413,7 +413,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
 
 
 def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
-    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best"]
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best", "--lambda_rec=20"]
     assert call(*flags, "--epoch=4") == 0
     assert "already" in capsys.readouterr().out
     assert call(*flags, "--epoch=5") == 0
@@ -423,7 +423,31 @@ def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
     assert "lambda_r1 was 0.1, now 3.0" in capsys.readouterr().err
 
 
+def test_starting_from_a_trained_gan(trained, faces, home, capsys):
+    """A rate that changes nothing: after a step the weights are those of the GAN it started from, EMA and all."""
+    source = trained[0] / "checkpoint/faces_32/last.pt"
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--recipe=best", "--steps=1", "--start_from", source]
+    assert call(*flags, "--lambda_rec=1", "--learning_rate=1e-12") == 0
+    before, after = (script.read_checkpoint(path / "checkpoint/faces_32/last.pt") for path in (trained[0], home))
+    for part in ("generator", "discriminator", "encoder"):
+        for name, value in before[part].items():
+            counted = "running" in name or "num_batches" in name  # by batch norm
+            assert counted or torch.allclose(value, after[part][name], atol=1e-9), name
+    assert call(*flags, "--width=5", "--checkpoint_dir", home / "other", "--model_path", home / "other") == 2
+    assert "of another shape" in capsys.readouterr().err
+
+
 # Using the model
+
+
+def test_sampling(trained, tmp_path):
+    flags = ["--dataset_name=faces", "--run=sample", *VERB, *places(trained[0]), "--out_dir", tmp_path / "out"]
+    assert call(*flags, "--seed=3") == 0
+    pictures = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out/faces").glob("*.png"))]
+    z = np.load(tmp_path / "out/z.npy")
+    assert len(pictures) == len(z) == len(np.unique(pictures, axis=0)) == 5
+    assert (tmp_path / "out/sheet.png").exists()
+    assert (z == draw_z(5, 8, torch.Generator().manual_seed(3)).numpy()).all(), "the seed's"
 
 
 def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path):
@@ -688,8 +712,10 @@ def test_the_benchmark_fills_the_hole_in_every_way(trained, faces, tmp_path, cap
     assert list(found) == ["mean face", "linear prediction", "Telea", "GAN", "GAN, blended"]
     hole = make_hole("center", 32).numpy()
     for folder, decibels in zip(folders, found.values(), strict=True):
-        pictures, originals = (np.stack([np.asarray(Image.open(path)) / 255 for path in
-                               sorted((tmp_path / "out" / part).glob("*.png"))]) for part in (folder, "originals"))  # fmt: skip
+        pictures, originals = (
+            np.stack([np.asarray(Image.open(path)) / 255 for path in sorted((tmp_path / "out" / part).glob("*.png"))])
+            for part in (folder, "originals")
+        )
         assert (pictures[:, ~hole] == originals[:, ~hole]).all()
         assert decibels == pytest.approx(-10 * np.log10(((pictures - originals)[:, hole] ** 2).mean()), abs=0.01)
     assert "decibels in the hole" in capsys.readouterr().out
