@@ -5,10 +5,10 @@ DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpo
 	--model_path $(DEMO)/models --sample_dir $(DEMO)/samples
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test test-web lint bench clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
 # A folder with a stamp: a second make does not install again. --no-compile saves a minute of writing .pyc files.
 .venv/stamp: requirements.txt
@@ -31,6 +31,11 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 
 test: .venv/stamp  ## run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+test-web: .venv/stamp  ## test facegen_attr's page in a browser: CHROMIUM, else /usr/bin/chromium
+	@test -x $${CHROMIUM:-/usr/bin/chromium} || { echo "error: no browser; apt-get install chromium, or set CHROMIUM"; exit 2; }
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-web.txt
+	$(PY) -m pytest tests/web/check_page.py
 
 lint: .venv/stamp  ## check the style
 	$(PY) -m ruff check .

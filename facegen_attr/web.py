@@ -1,0 +1,93 @@
+"""The page of --run refine --web: a slider for each attribute, served to this machine alone.
+
+It needs gradio (pip install -r requirements-web.txt). Nothing is loaded from or sent to any other machine.
+"""
+
+import os
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import
+import gradio as gr
+
+from common.mtcnn import InputError
+from facegen_attr.refine import MOST, describe
+
+SHOWN = 320  # pixels
+
+
+def enlarged(pixels):
+    """(H, W, 3) uint8, enlarged for the eye."""
+    height, width = pixels.shape[:2]
+    return np.asarray(Image.fromarray(pixels).resize((round(SHOWN * width / height), SHOWN), Image.Resampling.BICUBIC))
+
+
+def view(session, notes=()):
+    """What the page shows of a session: picture, all its steps, text, and the degrees for the sliders."""
+    steps = [(enlarged(session.pixels(step)), f"{number}") for number, step in enumerate(session.steps)]
+    text = "\n\n".join([*notes, describe(session), f"{session.written} pictures in {session.folder}"])
+    return [session, enlarged(session.pixels()), steps, text, *session.degrees.values()]
+
+
+def build(begin, attributes, seed, with_photo):
+    """The page. begin(seed, photo=None) opens a session on a new face or on a photo (a path)."""
+    with gr.Blocks(title="facegen_attr", analytics_enabled=False) as page:
+        state, number = gr.State(), gr.State(seed)
+        gr.Markdown("### A face, refined\n-1 is not there, 1 is there, beyond is more than the network has seen.")
+        with gr.Row():
+            with gr.Column():
+                picture = gr.Image(label="face", interactive=False, elem_id="face")
+                text = gr.Markdown(elem_id="text")
+                photo = gr.Image(label="or a photo of your own", type="filepath", visible=with_photo, elem_id="photo")
+            with gr.Column():
+                sliders = [gr.Slider(-MOST, MOST, 0, step=0.1, label=name, elem_id=f"slider_{name}")
+                           for name in attributes]  # fmt: skip
+                with gr.Row():
+                    apply = gr.Button("Refine", variant="primary", elem_id="refine")
+                    undo = gr.Button("Undo", elem_id="undo")
+                    new = gr.Button("New face", elem_id="new")
+        steps = gr.Gallery(label="steps", columns=8, height="auto", elem_id="steps")
+        shown = [state, picture, steps, text, *sliders]
+
+        def refine(session, *degrees):
+            changed = {name: float(degree) for (name, now), degree in zip(session.degrees.items(), degrees, strict=True)
+                       if abs(now - degree) > 1e-6}  # fmt: skip
+            return view(session, session.change(changed) if changed else [])
+
+        def back(session):
+            try:
+                session.undo()
+            except InputError as error:
+                return view(session, [str(error)])
+            return view(session)
+
+        def another(number):
+            return [number + 1, *view(begin(number + 1))]
+
+        def from_photo(session, path):
+            try:
+                return view(begin(seed, path) if path else session)
+            except InputError as error:
+                return view(session, [str(error)])
+
+        page.load(lambda: view(begin(seed)), None, shown)
+        gr.on([apply.click, *(slider.release for slider in sliders)], refine, [state, *sliders], shown)
+        undo.click(back, state, shown)
+        new.click(another, number, [number, *shown])
+        photo.upload(from_photo, [state, photo], shown)
+    return page
+
+
+def serve(begin, attributes, seed, with_photo, port):
+    """Serve the page on this machine alone until Ctrl-C. InputError: the port is taken."""
+    page = build(begin, attributes, seed, with_photo)
+    theme = gr.themes.Base(font=["sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
+    try:
+        launch = partial(page.launch, server_name="127.0.0.1", share=False, quiet=True, theme=theme)
+        launch(server_port=port or None, prevent_thread_lock=True)
+    except OSError as error:
+        raise InputError(f"the page cannot be served at port {port} ({error}): try --port 0") from None
+    print(f"open {page.local_url} in a browser; Ctrl-C ends", flush=True)
+    page.block_thread()

@@ -1,0 +1,733 @@
+"""facegen_attr/: the networks by numbers, and every verb through the command line on drawn faces."""
+
+import csv
+import io
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from common.celeba import ATTRIBUTES, CelebA, attribute_indices
+from facegen_attr import main as script
+from facegen_attr.model import (
+    MODELS,
+    SETS,
+    ConditionalDiscriminator,
+    ConditionalGenerator,
+    ConditionalNorm,
+    Discriminator,
+    Editor,
+    FullDiscriminator,
+    FullGenerator,
+    Generator,
+    attribute_planes,
+    contradictions,
+    exclusions,
+    flipped,
+    initialise,
+    mismatched,
+    resampled,
+    smooth,
+    start_shape,
+)
+from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
+from facegen_attr.refine import Session, parse_changes, talk
+
+SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
+EIGHT = SETS["8"]
+
+
+def places(folder):
+    """The flags that keep all that a run writes below a folder."""
+    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
+    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
+
+
+def call(*flags):
+    """main() in this process; returns its exit code."""
+    torch.manual_seed(0)
+    try:
+        script.main([str(flag) for flag in flags])
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def count(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def trained(faces, tmp_path_factory):
+    """Small models trained through the command line: (folder, what the first training printed)."""
+    folder = tmp_path_factory.mktemp("trained")
+    flags = ["--dataset_dir", faces, "--log_every", 4, *SMALL, *places(folder)]
+    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, "--model", "dcgan2", "--attributes", "2",
+               "--epoch", 2]  # fmt: skip
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    best = ["--recipe", "best", "--attributes", "2", "--steps", 3]
+    assert call(*flags, *best, "--model", "dcgan5") == 0
+    assert call(*flags, "--model", "dcgan4", "--steps", 2) == 0
+    assert call(*flags, "--run", "train_predictor", "--steps", 9) == 0
+    return folder, process.stdout
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    """A folder for one test's runs, with the packed faces in it."""
+    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
+    return tmp_path
+
+
+# The networks
+
+
+def test_dcgan2_has_the_documents_layers():
+    """By hand: fc to 4 x 4 x 128, transposed 64, 32, 3; convolutions 32, 64, 128 on a cube of 3 + A planes."""
+    generator, discriminator = Generator("dcgan2", 8), Discriminator("dcgan2", 8)
+    fc, bn = 108 * 2048 + 2048, 2 * (128 + 64 + 32)
+    assert count(generator) == fc + bn + (128 * 64 + 64 * 32 + 32 * 3) * 16 + 64 + 32 + 3
+    assert count(discriminator) == (11 * 32 + 32 * 64 + 64 * 128) * 16 + 224 + 2 * (64 + 128) + 2048 + 1
+    shapes = [tuple(layer.weight.shape) for layer in discriminator.layers if isinstance(layer, torch.nn.Conv2d)]
+    assert shapes == [(32, 11, 4, 4), (64, 32, 4, 4), (128, 64, 4, 4)]
+    norms = [type(layer).__name__ for layer in discriminator.layers]
+    assert norms[:3] == ["Conv2d", "LeakyReLU", "Conv2d"] and norms[3] == "BatchNorm2d", "batch norm from the second"
+
+
+def test_the_other_models_inputs():
+    """fc inputs: noise + A; 32 * 32 * 3 + 10 A of a cube; dcgan1's attributes at D's last layer; 4 layers with 23."""
+    assert Generator("dcgan1", 1).fc.in_features == 101
+    assert Discriminator("dcgan1", 1).fc.in_features == 4 * 4 * 128 + 1
+    assert Discriminator("dcgan1", 1).layers[0].in_channels == 3
+    for model in ("dcgan3", "dcgan4", "dcgan5"):
+        assert Generator(model, 5).fc.in_features == 3 * 32 * 32 + 10 * 5
+        assert Discriminator(model, 5).layers[0].in_channels == 3 + 5
+    wide = Discriminator("dcgan2", 23)
+    assert [layer.out_channels for layer in wide.layers if isinstance(layer, torch.nn.Conv2d)] == [32, 64, 128, 256]
+    assert wide.fc.in_features == 2 * 2 * 256
+    assert Generator("dcgan2", 5, 64).fc.out_features == 8 * 8 * 128, "64 x 64: the same layers from an 8 x 8 map"
+    pixels = 218 * 178 * 3
+    assert count(FullGenerator(23)) == 123 * 128 + 128 + 128 * pixels + pixels
+    assert count(FullDiscriminator(23)) == (pixels + 23) * 128 + 128 + 129
+
+
+def test_a_cube_repeats_each_attribute_ten_times():
+    generator = Generator("dcgan3", 2, 16).eval()
+    seen = []
+    generator.fc.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    generator(torch.zeros(1, 3, 16, 16), torch.tensor([[1.0, 0.0]]))
+    assert seen[0].shape == (1, 3 * 16 * 16 + 20)
+    assert (seen[0][0, 768:778] == 1).all() and (seen[0][0, 778:] == 0).all()
+    assert attribute_planes(torch.tensor([[1.0, 0.0]]), 2, 3).tolist() == [[[[1] * 3] * 2, [[0] * 3] * 2]]
+
+
+def networks(model, network, attributes=3):
+    args = script.argparse.Namespace(model=model, network=network, attributes=EIGHT[:attributes], image_size=32,
+                                     run="train")  # fmt: skip
+    return args, script.make_generator(args), script.make_discriminator(args)
+
+
+@pytest.mark.parametrize(("model", "network"), [*((model, "document") for model in MODELS), ("dcgan2", "conditional"),
+                                                ("dcgan5", "conditional")])  # fmt: skip
+def test_gradient_reaches_every_parameter(model, network):
+    torch.manual_seed(0)
+    args, generator, discriminator = networks(model, network)
+    height, width = script.picture_size(args)
+    c = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    x_fake = script.ask(args, generator, torch.randn(4, *start_shape(model, height, width)), 1 - c, c)
+    assert x_fake.shape == (4, 3, height, width)
+    assert model == "dcgan5" and network == "conditional" or x_fake.abs().max() <= 1
+    logits, reading = discriminator(x_fake, c, 1 - c)
+    assert [part.shape for part in logits] == [(4,)] * 2 and (logits[0] != logits[1]).any(), "the request counts"
+    total = logits[0].square().sum() + (0 if reading is None else reading.square().sum())
+    total.backward()
+    for name, parameter in [*generator.named_parameters(), *discriminator.named_parameters()]:
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_conditional_generator_is_small_enough():
+    """5 MB of weights for a 64 x 64 picture of eight attributes, and of 23."""
+    for attributes in (8, 23):
+        generator = ConditionalGenerator(attributes, 64)
+        assert sum(value.numel() * value.element_size() for value in generator.state_dict().values()) < 5e6
+
+
+def test_conditional_norm_is_linear_in_the_attributes():
+    norm = ConditionalNorm(2, 4).eval()
+    h = torch.randn(1, 4, 3, 3)
+    results = [norm(h, torch.tensor([[degree, 0.0]])) for degree in (0.0, 1.0, 2.0)]
+    assert torch.allclose(results[2] - results[1], results[1] - results[0], atol=1e-5)
+    assert not torch.allclose(results[1], results[0])
+
+
+def test_the_editor_keeps_what_its_mask_does_not_show():
+    torch.manual_seed(0)
+    editor = Editor(2).eval()
+    initialise(editor, "he")
+    x, change = torch.rand(2, 3, 16, 16) * 2 - 1, torch.tensor([[1.0, 0], [0, -1]])
+    paint, mask = editor.paint(x, change)
+    assert torch.allclose(editor(x, change), x * (1 - mask) + paint * mask, atol=1e-6)
+    editor.up1.bias.data[3] = -100  # a mask of zeros
+    assert torch.equal(editor(x, change), x)
+
+
+def test_smoothing_takes_the_grid_and_leaves_the_rest():
+    board = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
+    x = torch.stack([board, torch.ones(8, 8)])[None]
+    assert smooth(x)[0, 0, 1:-1, 1:-1].abs().max() == 0 and torch.equal(smooth(x)[0, 1], x[0, 1])
+    spot = torch.zeros(1, 1, 5, 5)
+    spot[0, 0, 2, 2] = 16
+    assert smooth(spot)[0, 0, 1:4, 1:4].tolist() == [[1, 2, 1], [2, 4, 2], [1, 2, 1]]
+
+
+def test_projection_is_one_pass_for_two_requests():
+    discriminator = ConditionalDiscriminator(2, 16)
+    x, c = torch.rand(3, 3, 16, 16), torch.tensor([[1.0, 0], [1, 1], [0, 0]])
+    (right, wrong), reading = discriminator(x, c, 1 - c)
+    (alone,), _ = discriminator(x, 1 - c)
+    real = discriminator.fc(discriminator.layers(x))[:, 0]
+    assert torch.allclose(wrong, alone, atol=1e-6) and reading.shape == (3, 2)
+    assert torch.allclose(right - real, real - wrong, atol=1e-5), "the opposite request is the opposite projection"
+
+
+def test_initialisers():
+    generator = Generator("dcgan2", 8)
+    initialise(generator, "document")
+    assert generator.fc.weight.std().item() == pytest.approx(0.02, rel=0.05) and generator.fc.bias.abs().sum() == 0
+    initialise(generator, "he")
+    assert generator.fc.weight.std().item() == pytest.approx(math.sqrt(2 / 108), rel=0.05)
+
+
+# Attributes
+
+
+def test_wrong_attributes_are_never_the_right_ones():
+    torch.manual_seed(0)
+    c = (torch.rand(500, 2) < 0.5).float()
+    pool = torch.tensor([[0.0, 0], [0, 1], [1, 0], [1, 1]])
+    wrong = mismatched(c, pool, torch.rand(2, 500))
+    assert (wrong != c).any(1).all() and set(wrong.unique().tolist()) == {0, 1}
+    assert (mismatched(c[:, :1], c[:, :1], torch.rand(2, 500)) == 1 - c[:, :1]).all(), "of one attribute, the other"
+    kept = mismatched(torch.tensor([[0.0, 0]]), pool, torch.tensor([[0.8], [0.0]]))
+    assert kept.tolist() == [[1, 1]], "another face's, where it differs"
+
+
+def test_turning_one_attribute_round():
+    names = ["Male", "Black_Hair", "Blond_Hair"]
+    c = torch.tensor([[1.0, 1, 0]]).repeat(3, 1)
+    turned = flipped(c, torch.tensor([0.1, 0.5, 0.9]), exclusions(names))
+    assert turned.tolist() == [[0, 1, 0], [1, 0, 0], [1, 0, 1]], "blond hair takes the place of black hair"
+    assert contradictions(["Bald", "Male", "Bangs"]) == ["Bald and Bangs"] and contradictions([]) == []
+    assert not exclusions(EIGHT)[EIGHT.index("Male")].any()
+
+
+def test_resampling_makes_rare_attributes_frequent():
+    rng = torch.Generator().manual_seed(0)
+    a = (torch.rand(2000, 3, generator=rng) < torch.tensor([0.04, 0.5, 0.93])).float()
+    a = torch.cat([a, torch.zeros(2000, 1)], 1)  # and one that nobody has
+    shares = a[resampled(a, 0.25, 4000)].mean(0)
+    assert shares[[0, 2]].tolist() == pytest.approx([0.25, 0.75], abs=0.01)
+    assert shares[1].item() == pytest.approx(a[:, 1].mean().item(), abs=0.02) and shares[3] == 0
+    assert torch.equal(resampled(a, 0, 2000).unique(), torch.arange(2000)), "no floor: every row as often"
+
+
+def test_presets_are_the_documents_table():
+    def preset(*flags):
+        args = script.parse_args(["--dataset_name", "x", *flags])
+        return args.epoch, args.optimizer, args.learning_rate, args.batch_size, args.train_size, len(args.attributes)
+
+    assert preset("--model=fcgan") == (100, "adam", 2e-4, 32, "40000", 23)
+    assert preset("--model=dcgan1") == (10, "rmsprop", 1e-4, 32, "50000", 1)
+    assert preset("--model=dcgan2") == (50, "adam", 2e-4, 32, None, 8)
+    assert preset("--model=dcgan2", "--attributes=2") == (300, "adam", 2e-4, 32, None, 2)
+    assert preset("--model=dcgan2", "--attributes=23") == (44, "adam", 2e-4, 32, None, 23)
+    assert preset("--model=dcgan2", "--image_size=64") == (10, "rmsprop", 2e-4, 32, "50000", 5)
+    assert preset("--model=dcgan3") == (20, "rmsprop", 8e-5, 32, "15000", 5)
+    assert preset("--model=dcgan4") == preset("--model=dcgan5") == (20, "rmsprop", 8e-5, 32, "20000", 5)
+    assert preset("--model=dcgan2", "--epoch=7", "--attributes=Bald,Male")[::5] == (7, 2)
+    args = script.parse_args(["--dataset_name", "x", "--model=fcgan"])
+    assert script.picture_size(args) == (218, 178) and args.recipe == "document" and args.lambda_rec == 0.5
+    assert script.make_optimizer(args, torch.nn.Linear(1, 1)).param_groups[0]["lr"] == 2e-4
+    best = script.parse_args(["--dataset_name", "x", "--recipe=best", "--flip=False"])
+    assert best.network == "conditional" and best.image_size == 64 and best.show_ema and not best.flip
+    assert all(set(names) <= set(ATTRIBUTES) and len(names) == int(key) for key, names in SETS.items())
+
+
+# Losses
+
+
+def test_losses_by_hand():
+    zero, two = torch.zeros(2), torch.full((2,), 2.0)
+    no = math.log(1 + math.exp(-2))  # cross entropy of a logit of 2 that should be 1
+    yes = math.log(1 + math.exp(2))
+    loss = script.discriminator_loss(two, zero, two, 0.5).item()
+    assert loss == pytest.approx(no + math.log(2) + 0.5 * yes, rel=1e-5)
+    assert script.discriminator_loss(two, zero, None, 1.0).item() == pytest.approx(no + math.log(2), rel=1e-5)
+    assert script.generator_loss(two).item() == pytest.approx(no, rel=1e-5)
+    x, fed = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
+    assert script.reconstruction_loss(x, fed, "document").item() == 0.25
+    assert script.reconstruction_loss(x, fed, "conditional").item() == 0.5
+    reading = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
+    loss = script.attribute_loss(reading, torch.tensor([[1.0, 1], [1, 0]]))
+    assert loss.item() == pytest.approx((no + yes) / 2 + math.log(2), rel=1e-5), "summed over the attributes"
+
+
+def test_what_each_model_is_fed():
+    """dcgan4: from noise, then its own picture; dcgan5: from a face asked for others' attributes, then its own."""
+    torch.manual_seed(0)
+    x, c = torch.rand(4, 3, 32, 32), torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    for model, network in (("dcgan2", "document"), ("dcgan4", "document"), ("dcgan5", "document"),
+                           ("dcgan5", "conditional")):  # fmt: skip
+        args, generator, _ = networks(model, network)
+        args.batch_size = 4
+        rounds = script.imagine(args, generator, x, c, c, slice(0, 4))
+        if model == "dcgan2":
+            ((_, asked, fed),) = rounds
+            assert torch.equal(asked, c) and fed is None
+        elif model == "dcgan4":
+            (first, asked, fed), (_, other, fed_back) = rounds
+            assert fed is None and fed_back is first and torch.equal(asked, c) and (other != c).any(1).all()
+        elif network == "document":
+            (first, asked, fed), (_, back, fed_back) = rounds
+            assert fed is x and fed_back is first and (asked != c).any(1).all() and torch.equal(back, c)
+        else:
+            ((_, asked, fed),) = rounds
+            assert fed is x and (asked != c).sum(1).max() <= 2
+
+
+# Training
+
+
+def test_training_leaves_what_it_says(trained):
+    folder, output = trained
+    samples = folder / "samples/faces_dcgan2_16"
+    assert [path.name for path in sorted(samples.glob("0*.png"))] == ["0000009.png", "0000018.png"], "a sheet an epoch"
+    assert f"tensorboard --logdir {samples / 'logs'}" in output and "trained 18 of 18 steps" in output
+    for name in ("loss.png", "probability.png"):
+        chart = np.asarray(Image.open(samples / name))
+        assert {(31, 119, 180), (214, 39, 40)} <= set(map(tuple, chart.reshape(-1, 3))), "two lines at least"
+    content = torch.load(folder / "models/faces_dcgan2_16.pt", weights_only=True)
+    assert content["args"]["attributes"] == ["Male", "Smiling"] and content["state"]["known"].shape == (72, 2)
+    state = torch.load(folder / "checkpoint/faces_dcgan2_16/last.pt", weights_only=True)["state"]
+    assert state["history"][:, 0].tolist() == [4, 8, 9, 12, 16, 18]
+    probability = state["history"][:, 3:]
+    assert probability.min() > 0 and probability.max() < 1, "D's mean probability on real, fake and mismatched"
+
+
+def test_tensorboard_charts(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
+    assert set(charts.Tags()["scalars"]) == {"loss/d", "loss/g", "probability/real", "probability/fake",
+                                             "probability/mismatch", "diversity", "sliced_wasserstein"}  # fmt: skip
+    assert charts.Tags()["images"] == ["images/samples"]
+    assert len(charts.Scalars("sliced_wasserstein")) == 2
+
+
+def test_the_best_model_is_the_one_nearest_to_validation_faces(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
+    best = min(charts.Scalars("sliced_wasserstein"), key=lambda point: point.value)
+    content = script.read_checkpoint(trained[0] / "models/faces_dcgan2_16.pt")
+    assert content["state"]["step"] == best.step
+
+
+def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(trained[0], folder)
+    flags = ["--dataset_dir", faces, "--log_every", 4, "--attributes=2", *SMALL, *places(folder)]
+    before = (folder / "checkpoint/faces_dcgan2_16/last.pt").read_bytes()
+    assert call(*flags, "--epoch=2") == 0 and "already" in capsys.readouterr().out
+    assert (folder / "checkpoint/faces_dcgan2_16/last.pt").read_bytes() == before
+    assert call(*flags, "--epoch=3") == 0 and "trained 27 of 27" in capsys.readouterr().out
+    assert call(*flags, "--epoch=3", "--attributes=Male,Young") == 2
+    assert "attributes was ['Male', 'Smiling']" in capsys.readouterr().err
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("flags", [["--model=dcgan4"], ["--model=dcgan2", "--recipe=best", "--diff_augment"],
+                                   ["--model=dcgan5", "--recipe=best"]])  # fmt: skip
+def test_resume_is_exact(flags, faces, home):
+    """8 steps are 5 steps, a new start and 3 more, bit for bit: weights, EMA, optimizers, random state, curves."""
+    results = []
+    for name, stops in (("once", [8]), ("twice", [5, 8])):
+        for stop in stops:
+            paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
+            often = ["--log_every=1", "--sample_every=5", "--steps", stop]
+            assert call("--dataset_dir", faces, *flags, *SMALL, *paths, *often) == 0
+        results.append(torch.load(next((home / name).glob("*/last.pt")), weights_only=True))
+    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer", "random"):
+        assert same(results[0][part], results[1][part]), part
+    assert results[0]["state"]["step"] == 8
+    assert same(results[0]["state"]["history"], results[1]["state"]["history"])
+
+
+def test_the_penalty_and_the_readings_change_the_weights(faces, home):
+    """Each of the best recipe's ingredients is a flag that does something."""
+    ends = {}
+    for name, extra in {"all": [], "r1": ["--lambda_r1=0"], "read": ["--lambda_attributes=0"],
+                        "mismatch": ["--lambda_mismatch=0"], "balance": ["--balance=0"], "flip": ["--flip=False"],
+                        "augment": ["--diff_augment"]}.items():  # fmt: skip
+        paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
+        flags = ["--dataset_dir", faces, "--recipe=best", "--steps=2", *SMALL, "--attributes=5", *paths, *extra]
+        assert call(*flags) == 0
+        ends[name] = script.read_checkpoint(home / name / "faces_dcgan2_16/last.pt")["discriminator"]["fc.weight"]
+    assert all(not torch.equal(ends["all"], end) for name, end in ends.items() if name != "all")
+
+
+def test_training_learns_what_is_asked(faces, home):
+    """The best recipe on a few faces: after a minute at most, women and men differ, and the reading says which."""
+    flags = ["--dataset_dir", faces, "--recipe=best", "--attributes=Male", "--steps=150", "--learning_rate=0.001",
+             *SMALL, *places(home), "--ema=0.9", "--sample_every=150", "--save_every=150"]  # fmt: skip
+    assert call(*flags) == 0
+    content = script.read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")
+    generator, discriminator = ConditionalGenerator(1, 16), ConditionalDiscriminator(1, 16)
+    generator.load_state_dict(content["ema"])
+    discriminator.load_state_dict(content["discriminator"])
+    c = torch.tensor([[1.0], [0.0]]).repeat(32, 1)
+    with torch.no_grad():
+        _, reading = discriminator(generator.eval()(torch.randn(64, 100), c), c)
+    assert ((reading > 0).float() == c).float().mean() > 0.9
+
+
+def test_two_processes_give_the_weights_of_one(faces, home):
+    """torchrun on two processes, the same global batch, a model without batch norm: the same within rounding."""
+    flags = ["--dataset_dir", faces, "--steps", 4, "--model", "fcgan", *SMALL, "--flip", "--diff_augment"]
+    assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541",
+               ROOT / "facegen_attr/main.py", *flags, *places(home), "--checkpoint_dir", home / "two",
+               "--model_path", home / "two_models"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode == 0, process.stderr
+    one, two = (torch.load(home / name / "faces_fcgan_16/last.pt", weights_only=True) for name in ("one", "two"))
+    for part in ("generator", "discriminator", "ema"):
+        for name, weight in one[part].items():
+            assert torch.allclose(weight, two[part][name], rtol=1e-3, atol=1e-4), name
+    assert torch.allclose(one["state"]["history"], two["state"]["history"], rtol=1e-3)
+
+
+def test_a_stop_saves_first(faces, home):
+    """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
+    command = [sys.executable, ROOT / "facegen_attr/main.py", "--dataset_dir", faces, "--epoch", 5000, *SMALL,
+               "--sample_every", 10**6, "--save_every", 10**6, *places(home)]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if "watch it" in line:
+            break
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    step = script.read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")["state"]["step"]
+    assert step > 0 and f"trained {step} of " in output
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--learning_rate=1e30", "--steps=9"]
+    assert call(*flags, "--recipe=best") == 1
+    assert "not finite at step" in capsys.readouterr().err
+    assert not (home / "models").exists() and not (home / "checkpoint").exists()
+
+
+def test_a_collapse_is_seen(faces, home, capsys):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--steps=1", "--learning_rate=1e-30"]
+    assert call(*flags) == 0
+    printed = capsys.readouterr()
+    assert "too much alike" in printed.out + printed.err, "the document's first pictures are all grey"
+
+
+# Using the model
+
+
+def test_generate_writes_what_was_asked_for(trained, faces, tmp_path):
+    folder, _ = trained
+    flags = ["--dataset_name", "faces", "--image_size", 16, *places(folder), "--run", "generate"]
+    assert call(*flags, "--request", "Male=1", "--count", 5, "--out_dir", tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out/manifest.tsv")
+    assert [row["file"] for row in rows] == [f"{i:05d}.png" for i in range(5)]
+    assert all("Male=1" in row["request"] and "Smiling=" in row["request"] for row in rows)
+    assert np.asarray(Image.open(tmp_path / "out/00004.png")).shape == (16, 16, 3)
+    assert (tmp_path / "out/sheet.png").exists()
+    assert call(*flags, "--out_dir", tmp_path / "out") == 2, "nothing is written over"
+    assert call(*flags, "--out_dir", tmp_path / "out", "--overwrite", "--count", 2) == 0
+
+
+def test_without_a_request_each_attribute_is_asked_for_as_often_as_not(trained, faces, tmp_path):
+    folder, _ = trained
+    flags = ["--dataset_dir", faces, "--image_size", 16, *places(folder), "--run", "generate", "--count", 40]
+    assert call(*flags, "--out_dir", tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out/manifest.tsv")
+    asked = [dict(pair.split("=") for pair in row["request"].split(",")) for row in rows]
+    assert [row["Smiling"] for row in asked[2::4]] == ["0"] * 10
+    assert [row["Smiling"] for row in asked[3::4]] == ["1"] * 10
+    data = CelebA(faces)
+    test = {tuple(row) for row in data.attributes[data.partition == 2][:, attribute_indices("Male,Smiling")].tolist()}
+    assert {(int(row["Male"]), int(row["Smiling"])) for row in asked} <= test, "rows of the test part"
+
+
+def test_requests_are_checked(trained, tmp_path, capsys):
+    flags = ["--dataset_name", "faces", "--image_size", 16, *places(trained[0]), "--run", "generate"]
+    out = ["--out_dir", tmp_path / "out"]
+    assert call(*flags, *out, "--request", "Smyling=1") == 2
+    assert "nearest: Smiling" in capsys.readouterr().err
+    assert call(*flags, *out, "--request", "Bald=1") == 2
+    assert "was not trained on Bald, but on Male, Smiling" in capsys.readouterr().err
+    assert call(*flags, *out, "--request", "Male=maybe") == 2
+    assert not (tmp_path / "out").exists()
+    args = script.argparse.Namespace(request="Black_Hair=1,Blond_Hair=1")
+    columns, values = script.wanted(args, EIGHT)
+    assert columns == [2, 3] and values.tolist() == [1, 1]
+    assert "note: Black_Hair and Blond_Hair contradict" in capsys.readouterr().out
+
+
+def test_a_request_goes_with_what_faces_have_beside_it():
+    """Of the rows that the model remembers, those that fit the request best; then made to fit."""
+    known = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 1, 0]], dtype=torch.uint8)
+    saved = script.argparse.Namespace(attributes=["Male", "No_Beard", "Young"])
+    args = script.argparse.Namespace(request="Male=0", dataset_dir=None, seed=0)
+    assert script.draw_requests(args, saved, {"known": known}, 5).tolist() == [[0, 1, 0]] * 5
+    args.request = "Male=1,No_Beard=1,Young=1"
+    assert script.draw_requests(args, saved, {"known": known}, 2).tolist() == [[1, 1, 1]] * 2
+
+
+def test_dcgan5_changes_one_attribute_of_each_test_face(trained, faces, tmp_path):
+    flags = ["--dataset_dir", faces, "--model", "dcgan5", *SMALL, *places(trained[0]), "--run", "generate"]
+    assert call(*flags, "--count", 6, "--out_dir", tmp_path / "out") == 0
+    rows = rows_of(tmp_path / "out/manifest.tsv")
+    data = CelebA(faces)
+    truth = data.attributes[data.partition == 2][:, attribute_indices("Male,Smiling")]
+    assert [row["request"] for row in rows] == [f"{name}={1 - truth[i, i % 2]}" for i, name in
+                                                enumerate(["Male", "Smiling"] * 3)]  # fmt: skip
+    records = script.load_records(script.parse_args(list(map(str, flags))), torch.device("cpu"), 0)
+    source = np.asarray(Image.open(tmp_path / "out" / rows[2]["source"])).astype(int)
+    assert np.abs(source - records.images[records.rows("test")[2]].astype(int)).max() <= 1
+    assert not np.array_equal(source, np.asarray(Image.open(tmp_path / "out/00002.png")))
+
+
+def test_own_photos_need_no_labels(trained, faces, tmp_path, capsys):
+    photo = next((faces / "img_align_celeba").iterdir())
+    flags = ["--dataset_name", "faces", "--model", "dcgan5", *SMALL, *places(trained[0]), "--images", photo]
+    assert call(*flags, "--run", "generate", "--request", "Smiling=1", "--out_dir", tmp_path / "out") == 0
+    assert f"{photo.name} shows" in capsys.readouterr().out
+    (row,) = rows_of(tmp_path / "out/manifest.tsv")
+    assert row["request"] == "Smiling=1" and (tmp_path / "out" / row["source"]).exists()
+    assert call(*flags, "--run", "generate", "--predictor_path", tmp_path / "none.pt") == 2
+    assert "--run train_predictor" in capsys.readouterr().err
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "green.png")
+    assert call(*flags[:-1], tmp_path / "green.png", "--run", "generate", "--out_dir", tmp_path / "none") == 2
+    assert "no usable face" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def make_session(folder, render=lambda before, c: before + 0.1):
+    return Session(["Male", "Bald", "Bangs"], torch.zeros(3, 8, 8), torch.tensor([1.0, 0, 0]), render, folder)
+
+
+def test_a_session_keeps_every_step(tmp_path):
+    asked = []
+    session = make_session(tmp_path / "s", lambda before, c: asked.append(c.tolist()) or before + 0.1)
+    assert session.degrees == {"Male": 1, "Bald": -1, "Bangs": -1}
+    session.change({"Male": -1.0})
+    session.more(0.5)
+    assert session.degrees["Male"] == -1.5 and asked == [[0, 0, 0], [-0.25, 0, 0]]
+    session.undo()
+    assert session.degrees["Male"] == -1 and torch.allclose(session.steps[-1][0], torch.full((3, 8, 8), 0.1))
+    assert session.change({"Bald": 1.0, "Bangs": 2.0}) == ["note: Bald and Bangs contradict each other; asked for all "
+                                                           "the same"]  # fmt: skip
+    session.more(9)
+    assert session.degrees["Bald"] == 2, "not beyond 2"
+    names = sorted(path.name for path in (tmp_path / "s").iterdir())
+    assert names == [*(f"step_{i:03d}.png" for i in range(5)), "steps.tsv"], "what was undone stays"
+    assert [row["asked"] for row in rows_of(tmp_path / "s/steps.tsv")] == [
+        "", "Male=-1", "Male=-1.5", "Bald=1,Bangs=2", "Bald=2,Bangs=2"]  # fmt: skip
+    for _ in range(3):
+        session.undo()
+    with pytest.raises(script.InputError, match="nothing to undo"):
+        session.undo()
+    with pytest.raises(script.InputError, match="not trained on Young"):
+        session.change({"Young": 1.0})
+
+
+def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
+    session = make_session(tmp_path / "s")
+    lines = ["more", "+Mael", "what", "Male=x", "Male=3", "", "-Male Bangs=0.5", "more 0.25", "undo", "show",
+             f"save {tmp_path / 'face.png'}", f"save {tmp_path / 'face.png'}", "help", "quit", "+Bald"]  # fmt: skip
+    talk(session, io.StringIO("\n".join(lines)))
+    output = capsys.readouterr().out
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert ["nothing was asked" in errors[0], "nearest: Male" in errors[1], "not understood" in errors[2],
+            "expected a number" in errors[3], "from -2 to 2" in errors[4], "exists" in errors[5]] == [True] * 6
+    assert len(errors) == 6 and "undo " in output and (tmp_path / "face.png").exists()
+    assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"
+    assert parse_changes(["+Male", "-Bald", "Bangs=0.5"]) == {"Male": 1, "Bald": -1, "Bangs": 0.5}
+
+
+@pytest.mark.parametrize(("model", "extra"), [("dcgan2", []), ("dcgan4", ["--attributes=5"]), ("dcgan5", ["--images"]),
+                                              ("dcgan5", ["--first_model"])])  # fmt: skip
+def test_refine_in_the_terminal(model, extra, trained, faces, tmp_path, monkeypatch, capsys):
+    """Piped commands; from noise, from a photo, from another model's first guess."""
+    folder, _ = trained
+    flags = ["--dataset_name", "faces", "--model", model, *SMALL, *places(folder), "--sample_dir", tmp_path / "s"]
+    if extra == ["--images"]:
+        extra = ["--images", next((faces / "img_align_celeba").iterdir())]
+    if extra == ["--first_model"]:
+        extra = ["--first_model", folder / "models/faces_dcgan2_16.pt", "--request", "Smiling=0"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("+Smiling\nmore 0.5\nundo\n"))
+    assert call(*flags, *extra, "--run", "refine") == 0
+    (session,) = tmp_path.glob("s/*/refine_001")
+    steps = [np.asarray(Image.open(path)) for path in sorted(session.glob("step_*.png"))]
+    assert len(steps) == 3 and steps[0].shape == (16, 16, 3)
+    assert rows_of(session / "steps.tsv")[2]["Smiling"] == "1.5" and "back at" in capsys.readouterr().out
+
+
+def test_the_editor_changes_the_first_picture_each_time(trained, faces, tmp_path, monkeypatch):
+    """Asking for the face's own attributes again gives what was there, however many steps lie between."""
+    flags = ["--dataset_dir", faces, "--model", "dcgan5", *SMALL, *places(trained[0]), "--sample_dir", tmp_path]
+    text = "".join(f"Smiling={degree}\nMale={degree}\n" for degree in (1, -1, 1, -1))
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    assert call(*flags, "--run", "refine") == 0
+    (session,) = tmp_path.glob("*/refine_001")
+    table = rows_of(session / "steps.tsv")
+    pictures = {}
+    for row in table[1:]:
+        pixels = np.asarray(Image.open(session / row["file"]))
+        before = pictures.setdefault((row["Male"], row["Smiling"]), pixels)
+        assert np.array_equal(pixels, before)
+    assert len(pictures) < len(table) - 1
+
+
+def test_analyse_counts_and_names_the_sparse(faces, tmp_path, capsys):
+    flags = ["--dataset_dir", faces, "--run", "analyse", *places(tmp_path), "--attributes", "Male,Gray_Hair,Bald"]
+    assert call(*flags) == 0
+    output = capsys.readouterr().out
+    data = CelebA(faces)
+    for name in ("Male", "Gray_Hair"):
+        share = data.attributes[:, attribute_indices(name)[0]].mean()
+        assert f"* {name:20} {share:6.1%}" in output
+    chosen = ("Male", "Gray_Hair", "Bald")
+    sparse = [name for name in chosen if data.attributes[:, attribute_indices(name)].mean() < 0.1]
+    assert f"sparse among the chosen: {', '.join(sparse) or 'none'}" in output
+    charts = [tmp_path / f"samples/faces_analysis/{name}_attributes.png" for name in ("all", "chosen")]
+    assert [len(np.asarray(Image.open(path))) for path in charts] == [30 + 16 * 40, 30 + 16 * 3]
+
+
+def test_analyse_the_rare(tmp_path, capsys):
+    """A data set in which next to nobody has a hat, in another of CelebA's layouts."""
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    lines = [f"{20}", " ".join(ATTRIBUTES)]
+    for i in range(20):
+        Image.new("RGB", (178, 218), (i, 0, 0)).save(folder / f"{i:06d}.jpg")
+        lines.append(f"{i:06d}.jpg " + " ".join("1" if i == 0 or k == 20 else "-1" for k in range(40)))
+    (folder / "list_attr_celeba.txt").write_text("\n".join(lines) + "\n")
+    assert call("--dataset_dir", folder, "--run", "analyse", *places(tmp_path), "--attributes=Wearing_Hat,Male") == 0
+    output = capsys.readouterr().out
+    assert "sparse among the chosen: Wearing_Hat\n" in output and f"  {'Bald':20}   5.0% sparse" in output
+
+
+def test_predictor(trained, faces):
+    content = script.read_checkpoint(trained[0] / "models/faces_predictor.pt")
+    predictor = Predictor()
+    predictor.load_state_dict(content["predictor"])
+    assert predictor(torch.zeros(2, 3, 64, 64)).shape == (2, 40)
+    assert (trained[0] / "samples/faces_predictor/logs").exists()
+    truth = torch.tensor([[1.0, 1], [1, 1], [0, 1], [0, 1]])
+    said = torch.tensor([[1.0, 1], [0, 1], [0, 1], [0, 0]])
+    accuracy = balanced_accuracy(said, truth)
+    assert accuracy[0].item() == 0.75 and accuracy[1].isnan()
+    x = torch.arange(64.0).view(1, 1, 8, 8).repeat(2, 3, 1, 1)
+    moved = shifted(x, torch.tensor([[0.5, 0.0], [0.5, 0.99]]), most=1)
+    assert torch.equal(moved[0], x[0]) and torch.equal(moved[1, :, 1:, :-1], x[1, :, :-1, 1:])
+
+
+def test_predictor_resumes(faces, home):
+    results = []
+    for name, stops in (("once", [6]), ("twice", [3, 6])):
+        for stop in stops:
+            paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
+            flags = ["--dataset_dir", faces, "--run=train_predictor", *SMALL, *paths, "--steps", stop]
+            assert call(*flags) == 0
+        results.append(script.read_checkpoint(home / name / "faces_predictor/last.pt"))
+    assert all(same(results[0][part], results[1][part]) for part in ("predictor", "optimizer"))
+
+
+# A person's mistakes
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    (["--model=dcgan9"], "dcgan9"),
+    (["--image_size=100"], "16, 32, 64 and 128"),
+    (["--image_size=1000", "--model=fcgan"], "16 to 512"),
+    (["--attributes=Mael"], "nearest: Male"),
+    (["--attributes=Male,Male"], "given twice"),
+    (["--recipe=best", "--model=dcgan3"], "the document's alone"),
+    (["--lambda_attributes=1"], "--network conditional"),
+    (["--balance=0.7"], "0 to 0.5"),
+    (["--batch_size=0"], "more than 0"),
+    (["--count=0"], "1 to 100000"),
+    (["--lambda_r1=-1"], "0 or more"),
+    (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
+    (["--train_size=none"], "none"),
+    (["--run=generate"], "train first"),
+    (["--run=refine", "--port=99999"], "65535"),
+    (["--web=maybe"], "expected True or False"),
+    (["--colour=red"], "--colour"),
+    (["--dataset_name=a/b"], "plain name"),
+])  # fmt: skip
+def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
+    before = sorted(home.rglob("*"))
+    base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
+    assert call(*base, *SMALL, *places(home), *flags) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert sorted(home.rglob("*")) == before, "nothing is written"
+
+
+def test_mistakes_with_models(trained, faces, tmp_path, capsys):
+    folder, _ = trained
+    photo = next((faces / "img_align_celeba").iterdir())
+    flags = ["--dataset_name", "faces", *SMALL, *places(folder)]
+    assert call(*flags, "--run=generate", "--images", photo) == 2
+    assert "begins from noise" in capsys.readouterr().err
+    assert call(*flags, "--run=refine", "--model=dcgan5") == 2
+    assert "--first_model" in capsys.readouterr().err
+    first = folder / "models/faces_dcgan4_16.pt"
+    assert call(*flags, "--run=refine", "--model=dcgan5", "--first_model", first) == 2
+    assert "other attributes" in capsys.readouterr().err
+    assert call(*flags, "--run=generate", "--model_path", folder / "models/faces_predictor.pt") == 2
+    assert "no generator of this project" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    shutil.copytree(faces / "img_align_celeba", plain)
+    assert call("--dataset_dir", plain, *SMALL, *places(tmp_path)) == 2
+    assert "no attributes" in capsys.readouterr().err and not (tmp_path / "records").exists()
+
+
+def test_the_page_needs_gradio(trained, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "facegen_attr.web", raising=False)
+    flags = ["--dataset_name", "faces", *SMALL, *places(trained[0]), "--run=refine", "--web"]
+    assert call(*flags) == 2
+    assert "pip install -r requirements-web.txt" in capsys.readouterr().err
