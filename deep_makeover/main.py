@@ -61,8 +61,8 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
                      lambda_class=0.0, lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False,
                      show_ema=False),
     "best": dict(network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005,
-                 annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, instance_noise=0.0,
-                 lambda_class=0.1, lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True),
+                 annealing_half_life=2000, pixel_loss_max=0.8, pixel_loss_min=0.5, instance_noise=0.0,
+                 lambda_class=0.2, lambda_keep=30.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True),
 }  # fmt: skip
 LOSSES = {  # what --loss sets on top of the document's recipe; wgan is the last state of its program
     "gan": dict(train_time=120.0, disc_loss_threshold=0.0, disc_weights_threshold=0.0),
@@ -124,8 +124,8 @@ def parse_args(argv=None):
     training.add_argument("--instance_noise", type=float, help="on what the discriminator sees (document: 0.2)")
     training.add_argument("--disc_loss_threshold", type=float, help="its loss above which it learns alone; 0: none")
     training.add_argument("--disc_weights_threshold", type=float, help="clips its weights; 0: does not (wgan: 0.01)")
-    training.add_argument("--lambda_class", type=float, help="a second logit tells the sides apart (best: 0.1)")
-    training.add_argument("--lambda_keep", type=float, help="target faces stay as they are (document: 0, best: 10)")
+    training.add_argument("--lambda_class", type=float, help="a second logit tells the sides apart (best: 0.2)")
+    training.add_argument("--lambda_keep", type=float, help="target faces stay as they are (document: 0, best: 30)")
     training.add_argument("--lambda_r1", type=float, help="gradient penalty on real pictures (document: 0, best: 1)")
     training.add_argument("--flip", **switch, help="mirror half of the pictures (document: False, best: True)")
     training.add_argument("--diff_augment", **switch, help="the discriminator sees all augmented (default: False)")
@@ -808,17 +808,17 @@ def train(args):
 
 
 def load_model(args):
-    """The best generator so far, else the last checkpoint's: generator, device, autocast, and its flags.
+    """The best generator so far, else the last checkpoint's, else the shipped one: generator, device, autocast, flags.
 
     --box and --scale that are given win over the model's own: the networks take pictures of any size.
     """
     device, autocast, *_ = setup(args)
-    candidates = [place(args, "model"), place(args, "checkpoint")]
+    candidates = [place(args, "model"), place(args, "checkpoint"), HERE / "models" / f"shipped_{args.mode}.pt"]
     if Path(args.model_path).suffix == ".pt":  # that one and no other
         candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        missing = " nor ".join(map(str, candidates))
+        missing = " nor ".join(map(str, candidates[:2]))
         raise InputError(f"no model: no {missing} is there; train first (--run train)")
     content = read_checkpoint(path)
     try:
@@ -864,6 +864,7 @@ def test(args):
     y, y_kept = make_over(generator, target, device, autocast)
     metrics = {"faces": len(x), "faces_per_second": len(x) / seconds, "change": (x_fake - x).abs().mean().item() / 2,
                "psnr_to_source": psnr(x_fake, x), "target_faces": len(y), "psnr_of_target_faces": psnr(y_kept, y)}
+    samples.mkdir(parents=True, exist_ok=True)
     (samples / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     save_sheet(samples / "test.png", {"Source": x[:16], "Made over": x_fake[:16], "Target": y[:16],
                                       "Target, made over (to stay as it is)": y_kept[:16]})  # fmt: skip
@@ -944,7 +945,11 @@ def plan_outputs(args):
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise InputError(f"--out_dir {folder}: {above} is not a folder that can be written to")
         stems = name_outputs([file.name for file in files])
-        return [(file, folder / f"{stem}{kind}") for file, stem, kind in zip(files, stems, kinds, strict=True)]
+        paths = [folder / f"{stem}{kind}" for stem, kind in zip(stems, kinds, strict=True)]
+        originals = {file.resolve() for file in files}
+        if clash := next((path for path in paths if path.resolve() in originals), None):
+            raise InputError(f"--out_dir {folder}: {clash} would replace one of the pictures: name another folder")
+        return list(zip(files, paths, strict=True))
     path, kind = Path(args.outfile or f"inference_out{kinds[0]}"), kinds[0]
     types = {".mp4": (".mp4", ".avi", ".mkv", ".mov"), ".gif": (".gif",),
              ".png": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")}[kind]  # fmt: skip

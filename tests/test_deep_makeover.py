@@ -266,7 +266,7 @@ def test_tensorboard_charts(trained):
             "validation/kept", "validation/read"} <= set(charts.Tags()["scalars"])  # fmt: skip
     assert charts.Tags()["images"] == ["images/samples"]
     heat = {event.step: event.value for event in charts.Scalars("annealing/temperature")}
-    assert heat[16] == pytest.approx(0.5 ** (15 / 3000))
+    assert heat[16] == pytest.approx(0.5 ** (15 / 2000))
 
 
 def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
@@ -407,6 +407,9 @@ def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
     assert np.abs(before - after).mean() / 255 == pytest.approx(metrics["change"], abs=0.002)
     assert metrics["psnr_of_target_faces"] > 10
     assert (folder / f"samples/{NAME}/test.png").exists()
+    assert call("--run", "test", "--dataset_dir", faces, *SMALL, *places(folder), "--sample_dir", folder / "other",
+                "--out_dir", folder / "out") == 0  # fmt: skip
+    assert (folder / "out/manifest.tsv").exists() and (folder / f"other/{NAME}/metrics.json").exists()
 
 
 # Photos
@@ -505,6 +508,19 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
     film.release()
 
 
+def test_without_a_trained_model_the_shipped_one_is_taken(changer, tmp_path, monkeypatch, capsys):
+    (tmp_path / "models").mkdir()
+    shutil.copy(changer, tmp_path / "models/shipped_mtf.pt")
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    Image.fromarray(draw(parameters(0, 3, 0))[0][90:190, 49:129]).save(tmp_path / "crop.png")
+    flags = ["--run", "inference", "--infile", tmp_path / "crop.png", "--outfile", tmp_path / "out.png",
+             "--device", "cpu"]  # fmt: skip
+    assert call(*flags, "--model_path", tmp_path / "elsewhere") == 0
+    assert "shipped_mtf.pt" in capsys.readouterr().out
+    assert call(*flags, "--model_path", tmp_path / "elsewhere", "--train_mode", "ftf", "--overwrite") == 2
+    assert "train first" in capsys.readouterr().err
+
+
 # Mistakes
 
 
@@ -520,6 +536,7 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
      (["--infile", "nobody.avi", "--outfile", "o.png"], "expected a name that ends in"),
      (["--infile", "nobody.png", "--strength", "1.5"], "--strength"), ([], "needs --infile"),
      (["--images", "nobody.png"], "--out_dir"), (["--images", ".", "--out_dir", "full"], "not an empty folder"),
+     (["--images", "nobody.png", "--out_dir", ".", "--overwrite"], "would replace one of the pictures"),
      (["--images", "nobody.png", "nobody.gif", "--out_dir", "new"], "none of 2 files")],
 )  # fmt: skip
 def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, changer, tmp_path, monkeypatch, capsys):
@@ -567,4 +584,4 @@ def test_other_flags_than_the_checkpoints_are_named(trained, faces, home, capsys
     flags = ["--dataset_dir", faces, "--recipe=best", "--learning_rate=0.005", *SMALL, *places(home),
              "--checkpoint_dir", trained[0] / "checkpoint"]  # fmt: skip
     assert call(*flags, "--lambda_class=0.5", "--steps=17") == 2
-    assert "lambda_class was 0.1, now 0.5" in capsys.readouterr().err
+    assert "lambda_class was 0.2, now 0.5" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """How good are the makeovers of deep_makeover/? Test faces of a data set, judged by networks that never trained one.
 
     python deep_makeover/main.py --dataset_dir data/celeba --run train --recipe best
-    python benchmarks/deep_makeover.py --dataset_dir data/celeba
+    python benchmarks/makeover.py --dataset_dir data/celeba
 
 For the test faces of the model's source side, three candidates side by side: the makeover; the picture itself (keeps
 the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each is read
@@ -91,20 +91,25 @@ def main(argv=None):
     numbers = {"judge": accuracy, "request": request, "test": metrics}
     print(f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
           f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:")  # fmt: skip
-    for kind, label in (("made", "made over"), ("source", "the picture itself"), ("target", "a random target face")):
+    embeddings = {}
+    for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
         after = quality.logits_of(judge, small[kind]) > thresholds
         hit = torch.stack([after[:, columns[name]] == bool(value) for name, value in request.items()]).all(0)
         row = dict(n=len(hit), read=hit.float().mean().item(),
                    others=(after[:, others] != before[:, others]).float().mean().item())  # fmt: skip
         if embed is not None:
-            row |= quality.judge_identity(embed, full[kind], full["source"])
+            embeddings[kind] = embed(full[kind])
+            distance = (embeddings[kind] - embeddings["source"]).norm(dim=1)
+            row |= dict(distance=distance.mean().item(),
+                        same_person=(distance < quality.SAME_PERSON).float().mean().item())  # fmt: skip
         numbers[kind] = row
         same = f"same person {show(row['same_person'], row['n'])} (distance {row['distance']:.3f}), " if embed else ""
         print(f"  {label:22} read {show(row['read'], row['n'])}  {same}others {row['others']:.1%}")
     if embed is not None:
-        row = numbers["made"]
-        print(f"  strangers (made over against another's picture) are taken for the same person in "
-              f"{show(row['strangers_same_person'], row['strangers'])}")  # fmt: skip
+        strangers = (embeddings["made"] - embeddings["source"].roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
+        numbers["strangers"] = row = dict(n=len(strangers), same_person=strangers.float().mean().item())
+        print(f"  strangers (made over against the next source) are taken for the same person in "
+              f"{show(row['same_person'], row['n'])}")  # fmt: skip
     print(f"{metrics['target_faces']} target faces made over keep {metrics['psnr_of_target_faces']:.1f} dB; "
           f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1")  # fmt: skip
     if args.json:
