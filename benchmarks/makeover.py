@@ -6,8 +6,9 @@
 For the test faces of the model's source side, three candidates side by side: the makeover; the picture itself (keeps
 the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each is read
 by the attribute judge of benchmarks/quality.py, and dlib's face embedding says whether it is still the same person;
-rates with 95% intervals (Wilson). Beside them: how well target faces are left as they are, how much of the rest of the
-attributes is read otherwise than before, and the speed. Packages: pip install -r requirements-bench.txt
+rates with 95% intervals (Wilson). Beside them: which kinds of faces it fails with, how well target faces are left as
+they are, how much of the rest of the attributes is read otherwise than before, and the speed. Packages: pip install -r
+requirements-bench.txt
 """
 
 import argparse
@@ -27,6 +28,7 @@ from common.celeba import ATTRIBUTES, CROPS, CelebA, attribute_indices, pack, pa
 from common.mtcnn import InputError
 from deep_makeover import main as deep_makeover
 
+GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
 OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
 
 
@@ -88,7 +90,8 @@ def main(argv=None):
     embed = quality.load_identity("makeover")
     others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
     before = quality.logits_of(judge, small["source"]) > thresholds
-    numbers = {"judge": accuracy, "request": request, "test": metrics}
+    kinds = records.attributes[deep_makeover.sides(options, records, "test")[0]] > 0
+    numbers = {"judge": accuracy, "request": request, "test": metrics, "groups": {}}
     print(f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
           f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:")  # fmt: skip
     embeddings = {}
@@ -103,6 +106,13 @@ def main(argv=None):
             row |= dict(distance=distance.mean().item(),
                         same_person=(distance < quality.SAME_PERSON).float().mean().item())  # fmt: skip
         numbers[kind] = row
+        if kind == "made":
+            for name in GROUPS:
+                for value in (0, 1):
+                    group = kinds[:, ATTRIBUTES.index(name)] == bool(value)
+                    if group.sum() >= 10 and not group.all():
+                        rate = hit[torch.from_numpy(group)].float().mean().item()
+                        numbers["groups"][f"{name}={value}"] = dict(n=int(group.sum()), read=rate)
         same = f"same person {show(row['same_person'], row['n'])} (distance {row['distance']:.3f}), " if embed else ""
         print(f"  {label:22} read {show(row['read'], row['n'])}  {same}others {row['others']:.1%}")
     if embed is not None:
@@ -110,6 +120,8 @@ def main(argv=None):
         numbers["strangers"] = row = dict(n=len(strangers), same_person=strangers.float().mean().item())
         print(f"  strangers (made over against the next source) are taken for the same person in "
               f"{show(row['same_person'], row['n'])}")  # fmt: skip
+    for name, row in numbers["groups"].items():
+        print(f"  made over, {name:15} read {show(row['read'], row['n'])} (n {row['n']})")
     print(f"{metrics['target_faces']} target faces made over keep {metrics['psnr_of_target_faces']:.1f} dB; "
           f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1")  # fmt: skip
     if args.json:
