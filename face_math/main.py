@@ -4,7 +4,7 @@ After the Face Math document, DCGAN (arXiv 1511.06434) and Semantic Image Inpain
 
 One GPU:      python face_math/main.py --dataset_dir=data/celeba --run train
 Several:      torchrun --nproc_per_node=8 face_math/main.py --dataset_dir=data/celeba --run train
-CPU, an hour: python face_math/main.py --dataset_dir=data/celeba --run train --recipe best --width 32 --train_size 7000
+CPU:          python face_math/main.py --dataset_dir=data/celeba --run train --recipe best --width 32 --batch_size 32
 Then:         python face_math/main.py --dataset_dir=data/celeba --run train_encoder
 Own photos:   python face_math/main.py --dataset_name=celeba --run project --images me.jpg --recipe best
 """
