@@ -104,8 +104,8 @@ def blend(faces, pictures, hole):
 
     faces, pictures: (N, S, S, 3) uint8; hole: (S, S) bool. The hole keeps the gradients of the face: what is added to
     it is the harmonic extension of the difference around the hole, free at the picture's border. Pixels outside the
-    hole stay bit for bit; what the hole hides is not read. cv2.seamlessClone is not used: it shrinks the mask by three
-    pixels, fails where it touches the border, and cannot fill single pixels.
+    hole stay bit for bit; what the hole hides is not read. (cv2.seamlessClone, with
+    the hole as its mask, left the colours at its edge as they were.)
     """
     hole = torch.as_tensor(hole)
     if hole.all() or not hole.any():
