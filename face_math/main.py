@@ -412,7 +412,8 @@ def sliced_wasserstein(x_fake, x_real, patches=32, directions=128):
         sets = []
         for x in (fake, real):
             detail = x if last else x - F.interpolate(F.avg_pool2d(x, 2), (height, width), mode="bilinear")
-            spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator.manual_seed(height)).tolist()
+            generator.manual_seed(height)  # the same spots in both
+            spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator).tolist()
             pieces = [detail[:, :, spot // (width - 6) :, spot % (width - 6) :][:, :, :7, :7] for spot in spots]
             sets.append(torch.cat(pieces))
         mean, std = sets[1].mean((0, 2, 3), keepdim=True), sets[1].std((0, 2, 3), keepdim=True)
