@@ -61,8 +61,8 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
                      lambda_class=0.0, lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False,
                      show_ema=False),
     "best": dict(network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005,
-                 annealing_half_life=2000, pixel_loss_max=0.8, pixel_loss_min=0.5, instance_noise=0.0,
-                 lambda_class=0.2, lambda_keep=30.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True),
+                 annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, instance_noise=0.0,
+                 lambda_class=0.1, lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True),
 }  # fmt: skip
 LOSSES = {  # what --loss sets on top of the document's recipe; wgan is the last state of its program
     "gan": dict(train_time=120.0, disc_loss_threshold=0.0, disc_weights_threshold=0.0),
@@ -124,8 +124,8 @@ def parse_args(argv=None):
     training.add_argument("--instance_noise", type=float, help="on what the discriminator sees (document: 0.2)")
     training.add_argument("--disc_loss_threshold", type=float, help="its loss above which it learns alone; 0: none")
     training.add_argument("--disc_weights_threshold", type=float, help="clips its weights; 0: does not (wgan: 0.01)")
-    training.add_argument("--lambda_class", type=float, help="a second logit tells the sides apart (best: 0.2)")
-    training.add_argument("--lambda_keep", type=float, help="target faces stay as they are (document: 0, best: 30)")
+    training.add_argument("--lambda_class", type=float, help="a second logit tells the sides apart (best: 0.1)")
+    training.add_argument("--lambda_keep", type=float, help="target faces stay as they are (document: 0, best: 10)")
     training.add_argument("--lambda_r1", type=float, help="gradient penalty on real pictures (document: 0, best: 1)")
     training.add_argument("--flip", **switch, help="mirror half of the pictures (document: False, best: True)")
     training.add_argument("--diff_augment", **switch, help="the discriminator sees all augmented (default: False)")
@@ -447,8 +447,9 @@ def sliced_wasserstein(x_fake, x_real, patches=32, directions=128):
         sets = []
         for x in (fake, real):
             detail = x if last else x - F.interpolate(F.avg_pool2d(x, 2), (height, width), mode="bilinear")
-            spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator.manual_seed(height))
-            pieces = [detail[:, :, spot // (width - 6) :, spot % (width - 6) :][:, :, :7, :7] for spot in spots.tolist()]
+            generator.manual_seed(height)  # the same spots in both
+            spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator).tolist()
+            pieces = [detail[:, :, spot // (width - 6) :, spot % (width - 6) :][:, :, :7, :7] for spot in spots]
             sets.append(torch.cat(pieces))
         mean, std = sets[1].mean((0, 2, 3), keepdim=True), sets[1].std((0, 2, 3), keepdim=True)
         axes = F.normalize(torch.randn(3 * 49, directions, generator=generator), dim=0).to(real.device)

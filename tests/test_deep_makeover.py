@@ -266,7 +266,7 @@ def test_tensorboard_charts(trained):
             "validation/kept", "validation/read"} <= set(charts.Tags()["scalars"])  # fmt: skip
     assert charts.Tags()["images"] == ["images/samples"]
     heat = {event.step: event.value for event in charts.Scalars("annealing/temperature")}
-    assert heat[16] == pytest.approx(0.5 ** (15 / 2000))
+    assert heat[16] == pytest.approx(0.5 ** (15 / 3000))
 
 
 def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
@@ -584,4 +584,4 @@ def test_other_flags_than_the_checkpoints_are_named(trained, faces, home, capsys
     flags = ["--dataset_dir", faces, "--recipe=best", "--learning_rate=0.005", *SMALL, *places(home),
              "--checkpoint_dir", trained[0] / "checkpoint"]  # fmt: skip
     assert call(*flags, "--lambda_class=0.5", "--steps=17") == 2
-    assert "lambda_class was 0.2, now 0.5" in capsys.readouterr().err
+    assert "lambda_class was 0.1, now 0.5" in capsys.readouterr().err
