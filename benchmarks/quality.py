@@ -274,15 +274,21 @@ def read_manifest(path, folder):
     return rows
 
 
+def resized(images, size):
+    """Pictures (N, h, w, 3) uint8 at a size (height, width): (N, height, width, 3); themselves where they have it."""
+    if images.shape[1:3] == size:
+        return images
+    return np.stack([np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+                     for image in images])  # fmt: skip
+
+
 def read_pictures(paths, size=None):
     """Pictures as (N, H, W, 3) uint8, each resized where it has not that size (the first one's, where size is None)."""
     images = []
     for path in paths:
         image = read_image(path)
         size = size or image.shape[:2]
-        if image.shape[:2] != size:
-            image = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
-        images.append(image)
+        images.append(resized(image[None], size)[0])
     return np.stack(images)
 
 
@@ -349,8 +355,8 @@ def judge_paths(features, paths):
                 largest_jump=torch.stack(largest).mean().item())  # fmt: skip
 
 
-def main(argv=None):
-    args = parse_args(argv)
+def measure(args):
+    """Train or load the judge, print what it and the feature networks say of the pictures; returns the numbers."""
     names = [ATTRIBUTES[i] for i in attribute_indices(args.attributes)]
     rows, images = [], None
     if args.images:
@@ -385,7 +391,7 @@ def main(argv=None):
     print("  " + "  ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))
     if images is None:
         return numbers
-    judged = read_pictures([args.images / row["file"] for row in rows], size)
+    judged = resized(images, size)
     read = logits_of(judge, judged) > thresholds
     asked = [parse_condition(row.get("request") or "") for row in rows]
     edited = [i for i, row in enumerate(rows) if row.get("source")]
@@ -399,8 +405,8 @@ def main(argv=None):
             print(f"  {name:20} {row['rate']:.3f}  (asked {row['asked']}, not asked {row['not_asked']})")
 
     if edited:
-        sources = read_pictures([args.images / rows[i]["source"] for i in edited], size)
-        before = logits_of(judge, sources) > thresholds
+        sources = [args.images / rows[i]["source"] for i in edited]
+        before = logits_of(judge, read_pictures(sources, size)) > thresholds
         table = judge_edits(before, read[edited], [asked[i] for i in edited], names)
         if table:
             numbers["edits"] = table
@@ -409,8 +415,8 @@ def main(argv=None):
             print(f"  {name:20} changed {row['changed']:.3f}  others {row['others_changed']:.3f}  (n {row['n']})")
         embed = load_identity(args.crop)
         if embed is not None:
-            full = read_pictures([args.images / rows[i]["source"] for i in edited], images.shape[1:3])
-            numbers["identity"] = row = judge_identity(embed, images[edited], full)
+            sources = read_pictures(sources, images.shape[1:3])
+            numbers["identity"] = row = judge_identity(embed, images[edited], sources)
             print(f"identity (dlib ResNet): distance {row['distance']:.3f}, the same person ({SAME_PERSON}) for "
                   f"{row['same_person']:.1%} of {row['n']}; of strangers {row['strangers_distance']:.3f}, "
                   f"{row['strangers_same_person']:.1%}")  # fmt: skip
@@ -440,9 +446,14 @@ def main(argv=None):
             numbers["paths"] = row = judge_paths(made, paths)
             print(f"{row['paths']} paths in the same features: length over distance {row['length_over_distance']:.2f}, "
                   f"largest jump {row['largest_jump']:.1%} of the length")  # fmt: skip
+    return numbers
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    numbers = measure(args)
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
-    return numbers
 
 
 if __name__ == "__main__":

@@ -1239,11 +1239,9 @@ def arithmetic(args):
 
 
 def attribute_vectors(args, model):
-    """Attribute name -> vector (z_size,) from the encoded training faces, kept beside the model for later.
+    """Attribute name -> vector (z_size,), as `fit_vectors` finds them, kept beside the model for later.
 
-    "mean": mean z with the attribute minus mean z without. "regression": least squares of z on all of --attributes and
-    the main ones at once, so that what usually comes along with an attribute is not part of its vector. Turn is
-    measured (`yaw`), a unit being one standard deviation. InputError: no labels, or no encoder.
+    InputError: no labels, or no encoder.
     """
     path, names = place(args, "model", "_vectors"), args.attributes.split(",")
     kept = read_checkpoint(path)["state"] if path.exists() else {}

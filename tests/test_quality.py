@@ -77,6 +77,12 @@ def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_pa
     assert np.isfinite(row["rate"]) and "trained on" in process.stdout
     assert all(edit["changed"] == 0 and edit["others_changed"] == 0 for edit in numbers["edits"].values())
 
+    flags = ["--dataset_dir", faces, "--size", 32, "--epoch", 1, "--cache_dir", tmp_path / "cache"]
+    process = run("benchmarks/quality.py", *flags, "--json", tmp_path / "judge.json")  # without pictures
+    assert process.returncode == 0, process.stderr
+    assert "training the judge" not in process.stderr, "the judge of this crop and size is there already"
+    assert json.loads((tmp_path / "judge.json").read_text())["judge"] == numbers["judge"]
+
 
 @pytest.mark.parametrize("content, complaint", [
     ("name\trequest\nx.png\tMale=1\n", "title line"), ("file\nmissing.png\n", "missing.png"),
