@@ -450,6 +450,18 @@ def test_sampling(trained, tmp_path):
     assert (z == draw_z(5, 8, torch.Generator().manual_seed(3)).numpy()).all(), "the seed's"
 
 
+def test_a_second_run_writes_beside_the_first(trained, tmp_path):
+    """Without --out_dir: sample_001, sample_002, ... in the sample folder, and nothing of the first is touched."""
+    flags = ["--dataset_name=faces", "--run=sample", *VERB, *places(trained[0]), "--sample_dir", tmp_path]
+    folders = [tmp_path / f"faces_32/sample_00{number}" for number in (1, 2)]
+    assert call(*flags, "--seed=3") == 0
+    first = {path: path.read_bytes() for path in folders[0].rglob("*.*")}
+    assert call(*flags, "--seed=4") == 0
+    assert sorted(path.name for path in (tmp_path / "faces_32").iterdir()) == ["sample_001", "sample_002"]
+    assert len(first) == 7 and first == {path: path.read_bytes() for path in folders[0].rglob("*.*")}
+    assert (np.load(folders[1] / "z.npy") != np.load(folders[0] / "z.npy")).any()
+
+
 def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path):
     folder, _ = trained
     out = tmp_path / "out"
