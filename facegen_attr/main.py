@@ -414,6 +414,9 @@ def main(argv=None):
         sys.exit(fail(str(error)))
     except KeyboardInterrupt:
         sys.exit(fail("stopped", code=130))
+    except BrokenPipeError:  # who read the output, head for instance, has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except torch.OutOfMemoryError:
         sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
     finally:
@@ -433,26 +436,32 @@ def diversity(x_fake, x_real):
 
 
 def sliced_wasserstein(x_fake, x_real, patches=32, directions=128):
-    """Sliced Wasserstein distance of patches of two equally many pictures (N, 3, H, W) in [-1, 1]; 0 is equal.
+    """Sliced Wasserstein distance of two equally many pictures (N, 3, H, W) in [-1, 1]; 0 is equal.
 
-    7 x 7 patches of each scale of a Laplacian pyramid (Karras et al., arXiv 1710.10196, section 5), each channel
-    normalised by the real ones; the mean over the scales, the same patches and directions at every call.
+    7 x 7 patches of each scale of a Laplacian pyramid (Karras et al., arXiv 1710.10196, section 5), and the whole
+    pictures at less than 16 pixels, all whitened by the real ones: along random directions of plain pixels sharp noise
+    has the spread of detail, and nothing else would be seen of it. The mean over the scales, the same patches and
+    directions at every call.
     """
     generator = torch.Generator().manual_seed(0)
     fake, real, distances = x_fake.float(), x_real.float(), []
     while True:
         height, width = real.shape[2:]
-        last = min(height, width) < 32
+        last = min(height, width) < 16
         sets = []
         for x in (fake, real):
-            detail = x if last else x - F.interpolate(F.avg_pool2d(x, 2), (height, width), mode="bilinear")
+            if last:
+                sets.append(x.flatten(1))
+                continue
+            detail = x - F.interpolate(F.avg_pool2d(x, 2), (height, width), mode="bilinear")
             generator.manual_seed(height)  # the same spots in both
             spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator).tolist()
             pieces = [detail[:, :, spot // (width - 6) :, spot % (width - 6) :][:, :, :7, :7] for spot in spots]
-            sets.append(torch.cat(pieces))
-        mean, std = sets[1].mean((0, 2, 3), keepdim=True), sets[1].std((0, 2, 3), keepdim=True)
-        axes = F.normalize(torch.randn(3 * 49, directions, generator=generator), dim=0).to(real.device)
-        ordered = [((pieces - mean) / std).flatten(1).matmul(axes).sort(0).values for pieces in sets]
+            sets.append(torch.cat(pieces).flatten(1))
+        variances, axes = torch.linalg.eigh(sets[1].T.cov())
+        axes = axes / (variances.clamp(min=0) + 0.01 * variances[-1] + 1e-8).sqrt()  # no single axis may say it all
+        axes = axes @ F.normalize(torch.randn(len(axes), directions, generator=generator), dim=0).to(real.device)
+        ordered = [((pieces - sets[1].mean(0)) @ axes).sort(0).values for pieces in sets]
         distances.append((ordered[0] - ordered[1]).abs().mean())
         if last:
             return torch.stack(distances).mean().item()

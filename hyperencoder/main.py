@@ -348,6 +348,9 @@ def main(argv=None):
         sys.exit(fail(str(error)))
     except KeyboardInterrupt:
         sys.exit(fail("stopped", code=130))
+    except BrokenPipeError:  # who read the output, head for instance, has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except torch.OutOfMemoryError:
         sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
     finally:
