@@ -18,7 +18,6 @@ from common.celeba import subset, to_tensor, to_uint8
 from common.mtcnn import InputError
 from face_math import main as face_math
 from face_math.baselines import fill_linearly
-from face_math.projection import blend
 
 
 def main(argv=None):
@@ -37,9 +36,8 @@ def main(argv=None):
     made = {name: to_uint8(pictures) for name, pictures in fill_linearly(records, rows, x, hole).items()}
     mask = inside.astype(np.uint8)
     made["Telea"] = np.stack([cv2.inpaint(picture, mask, 3, cv2.INPAINT_TELEA) for picture in np.array(images)])
-    z, _ = face_math.find_z(args, model, x, hole)
-    faces = to_uint8(face_math.generate(model.generator, z, model.autocast))
-    made |= {"GAN": np.where(inside[:, :, None], faces, images), "GAN, blended": blend(faces, images, inside)}
+    _, filled = face_math.fill_hole(args, model, images, hole)
+    made |= {"GAN": filled["filled"], "GAN, blended": filled["blended"]}
 
     face_math.save_pictures(out / "originals", names, images)
     table = []

@@ -3,9 +3,9 @@
 After the Face Math document, DCGAN (arXiv 1511.06434) and Semantic Image Inpainting (arXiv 1607.07539).
 
 One GPU:      python face_math/main.py --dataset_dir=data/celeba --run train
-Several:      torchrun --nproc_per_node=8 face_math/main.py --dataset_dir=data/celeba --run train
+Several:      torchrun --nproc_per_node=8 face_math/main.py --dataset_dir=data/celeba
 CPU:          python face_math/main.py --dataset_dir=data/celeba --run train --recipe best --width 32 --batch_size 32
-Then:         python face_math/main.py --dataset_dir=data/celeba --run train_encoder
+Then:         python face_math/main.py --dataset_dir=data/celeba --run train_encoder (and train_filler, train_vae)
 Own photos:   python face_math/main.py --dataset_name=celeba --run project --images me.jpg --recipe best
 """
 
@@ -36,9 +36,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository root
 from common.celeba import SQUARE, CelebA, attribute_indices, batches, load_faces, pack, subset, to_tensor, to_uint8
 from common.mtcnn import MTCNN, InputError, name_outputs, read_image
-from face_math.baselines import linear_reconstructions
+from face_math.baselines import linear_reconstructions, training_faces
+from face_math.guess import Guess
 from face_math.model import SIZES, Discriminator, Encoder, Generator, draw_z
-from face_math.projection import MASKS, blend, make_hole, random_holes, search
+from face_math.projection import MASKS, blend, make_hole, poisson, random_holes, search
 from face_math.vectors import fit_vectors
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -50,15 +51,17 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
     "best": dict(kernel=4, d_batch_norm=False, g_steps=1, learning_rate=0.0005, d_rate=2.0, flip=True,
                  diff_augment=True, lambda_r1=0.1, lambda_rec=2.0, show_ema=True),
 }  # fmt: skip
-# What it sets for the verbs that search z, but for complete in the document's, and for the two that train an encoder.
+# What it sets for the verbs that search z, but for complete, and for those that train an encoder or a filler.
 SEARCHES = {
     "document": dict(start="random", contextual="l1", optimizer="nesterov", lam=0.1, learning_rate=0.0005,
                      momentum=0.75, n_iter=2000, vectors="mean"),
     "best": dict(start="encoder", contextual="l2", optimizer="adam", lam=0.0, learning_rate=0.05, momentum=0.9,
                  n_iter=100, vectors="regression"),
 }  # fmt: skip
-COMPLETE = dict(learning_rate=0.01, momentum=0.9, n_iter=1000)
+COMPLETE = {"document": dict(learning_rate=0.01, momentum=0.9, n_iter=1000), "best": dict(start="filler")}
 CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True, lambda_rec=20.0)
+FILLER = dict(learning_rate=0.0003, d_rate=2.0, flip=True, diff_augment=True, lambda_r1=0.1, show_ema=True,
+              lambda_rec=10.0)  # fmt: skip
 
 # Flags that may differ when a run is resumed; all others shape the network, the data or the loss.
 MAY_CHANGE = {"epoch", "steps", "device", "precision", "workers", "dataset_dir", "record_dir", "checkpoint_dir",
@@ -78,8 +81,9 @@ def parse_args(argv=None):
 
     do = parser.add_argument_group("What to do")
     do.add_argument("--run", choices=VERBS, default="train", help="what to do (default: train)")
-    do.add_argument("--start", choices=("random", "encoder"), help="of a search (document: random)")
-    do.add_argument("--n_iter", type=int, help="its steps (document: 2000, complete 1000; best: 100)")
+    do.add_argument("--start", choices=("random", "encoder", "filler"),
+                    help="of a search (document: random, best: encoder, complete filler)")  # fmt: skip
+    do.add_argument("--n_iter", type=int, help="its steps (document: 2000, complete 1000; best: 100, filler 0)")
     do.add_argument("--restarts", type=int, default=1, help="searches per picture, the best kept (default: 1)")
     do.add_argument("--contextual", choices=("l1", "l2"), help="its loss on the pixels (document: l1, best: l2)")
     do.add_argument("--lam", type=float, help="weight of its perceptual loss (document: 0.1, best: 0)")
@@ -145,12 +149,16 @@ def parse_args(argv=None):
     first = parser.parse_known_args(argv)[0]
     chosen = RECIPES[first.recipe] | {name: SEARCHES[first.recipe][name] for name in SEARCHES[first.recipe]
                                       if name != "learning_rate"}  # fmt: skip
-    if first.run in ("train_encoder", "train_vae"):
+    if first.run == "train_filler":
+        chosen |= FILLER
+    elif first.run in ("train_encoder", "train_vae"):
         chosen |= CODERS
     elif first.run != "train":
         chosen |= SEARCHES[first.recipe]
-        if first.run == "complete" and first.recipe == "document":
-            chosen |= COMPLETE
+        if first.run == "complete":
+            chosen |= COMPLETE[first.recipe]
+            if (first.start or chosen["start"]) == "filler":
+                chosen["n_iter"] = 0
     parser.set_defaults(**chosen)
     args = parser.parse_args(argv)
     check(args)
@@ -193,6 +201,8 @@ def check(args):
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     if Path(args.dataset_name).name != args.dataset_name:
         raise InputError(f"--dataset_name {args.dataset_name}: expected a plain name, without slashes")
+    if args.start == "filler" and args.run != "complete":
+        raise InputError("--start filler goes with --run complete: it is trained to fill holes")
     if args.run == "interpolate" and not args.images:
         raise InputError("--run interpolate needs --images: two pictures or z files, or more")
     if (args.minus or args.plus) and not (args.run == "arithmetic" and args.images):
@@ -499,10 +509,11 @@ def kl_divergence(mean, log_variance):
 # Training
 
 R1_EVERY = 16  # steps from gradient penalty to gradient penalty, which then counts so many times
+PULL = 0.03  # of a filler's guess on the colours of what it fills a hole with
 
 
 def place(args, kind, part=""):
-    """Where things lie: a "checkpoint", "model" (the best so far) or "samples"; part: "", "_encoder" or "_vae"."""
+    """Where things lie: a "checkpoint", "model" (the best so far) or "samples"; part: "", "_encoder", "_vae" ..."""
     name = f"{args.dataset_name}_{args.image_size}{part}"
     if kind == "checkpoint":
         return Path(args.checkpoint_dir) / name / "last.pt"
@@ -733,9 +744,13 @@ def train_coder(args):
 
     The inverse encoder learns from generated faces (give z back) and from real ones (the generator, which is left as it
     is, has to repeat them), some of them with a hole, so that it can also start the search that fills one.
+
+    `train_filler` goes on from all three networks of the GAN, for the sake of holes alone: encoder and generator see a
+    face whose hole holds a linear guess, and what they fill it with is to be near the truth, and such that the
+    discriminator takes the completed face for a real one.
     """
     device, autocast, rank, world = setup(args)
-    vae = args.run == "train_vae"
+    vae, filler = (args.run == name for name in ("train_vae", "train_filler"))
     gan = None if vae else load_model(args, device, autocast)
 
     # Data
@@ -759,9 +774,11 @@ def train_coder(args):
     else:
         args.width, args.kernel, args.d_batch_norm = gan.saved.width, gan.saved.kernel, gan.saved.d_batch_norm
         args.inverts = gan.version
-        generator, encoder = gan.generator, gan.joint_encoder or \
+        generator, encoder = gan.generator, (gan.encoder if filler else gan.joint_encoder) or \
             Encoder(args.z_size, args.image_size, args.width, args.kernel, args.d_batch_norm)  # fmt: skip
         parts = dict(encoder=encoder.requires_grad_(True))
+        if filler:
+            parts["generator"] = generator.requires_grad_(True)
     for part in (generator, encoder):
         part.to(device, memory_format=torch.channels_last)
     learners = dict(parts)
@@ -771,6 +788,11 @@ def train_coder(args):
     optimizer = torch.optim.Adam(parameters, args.learning_rate, (args.beta1, 0.999), fused=True)
     decode = partial(generate, shown["generator"] if vae else generator, autocast=autocast)
     parts |= {f"ema_{name}": ema for name, ema in emas.items()} | dict(optimizer=optimizer)
+    if filler:
+        parts["discriminator"] = discriminator = gan.discriminator.requires_grad_(True).train()
+        parts["d_optimizer"] = d_optimizer = torch.optim.Adam(
+            discriminator.parameters(), args.learning_rate * args.d_rate, (args.beta1, 0.999), fused=True)  # fmt: skip
+        parts["guess"] = guess = Guess(args.image_size, min(300, len(rows) - 1)).to(device)
 
     # Resume
     checkpoint, best_path, samples = (place(args, kind, args.run.removeprefix("train"))
@@ -780,6 +802,8 @@ def train_coder(args):
         if best_path.exists():
             raise InputError(f"{best_path} is there, but no checkpoint of its run: move it away or give --model_path")
         state = dict(step=0, best=math.inf, best_step=0)
+        if filler:
+            guess.fit(training_faces(records, rows))
     if state["step"] >= last:
         print(f"trained {state['step']} of {planned} steps already: raise --epoch or --steps to go on")
         return
@@ -797,7 +821,9 @@ def train_coder(args):
                disable=rank > 0, mininterval=1 if sys.stderr.isatty() else 30)  # fmt: skip
     x_real = to_tensor(records.images[validation_rows], device)
     z_fixed = torch.randn(64, args.z_size, generator=torch.Generator().manual_seed(args.seed)).to(device)
-    sums, bad_step, logged = torch.zeros(2, device=device), torch.zeros((), device=device), state["step"]
+    center = make_hole("center", args.image_size).to(device)
+    names = ("rec", "kl") if vae else ("rec", "g", "d") if filler else ("rec", "z")
+    sums, bad_step, logged = torch.zeros(len(names), device=device), torch.zeros((), device=device), state["step"]
     stream = batches(records, rows, args.batch_size, device, args.seed, state["step"], rank, world, args.flip)
     stop_requested = listen_for_stop()
 
@@ -811,7 +837,42 @@ def train_coder(args):
                 mean, log_variance = encoder(x).float().chunk(2, 1)
                 x_hat = generator(mean + noise * (log_variance / 2).exp()).float()
             loss_rec, loss_z = F.mse_loss(x_hat, x), kl_divergence(mean, log_variance).mean()
-            loss = loss_rec + args.lambda_kl * loss_z / x[0].numel()
+            loss, losses = loss_rec + args.lambda_kl * loss_z / x[0].numel(), [loss_rec, loss_z]
+        elif filler:
+            generator.eval()  # keeps the batch norm that it was trained with
+            hole = random_holes(1, args.image_size)[0, 0].to(device) == 0  # one for all of the step's faces
+            hole = hole if step % 2 and hole.any() else center
+            numbers = torch.rand(2, 7, args.batch_size)[:, :, mine]
+            numbers[:, 5:] = 2  # diff_augment's own hole lies outside the picture: this is about what fills the other
+
+            def judge(x, numbers):
+                return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()  # noqa: B023
+
+            guessed = guess(x, hole)
+            with autocast():
+                face = generator(encoder(guessed)).float()
+            completed = poisson(face, x, hole, guessed, PULL)
+
+            # Discriminator: tell real from completed
+            with autocast():
+                discriminator.requires_grad_(True)
+                loss_d = d_loss(judge(x, numbers[0]), judge(completed.detach(), numbers[1]))
+            total = loss_d
+            if args.lambda_r1 and step % R1_EVERY == 0:
+                penalty = r1_penalty(lambda x: judge(x, numbers[0]), x)  # noqa: B023
+                total = total + args.lambda_r1 / 2 * R1_EVERY * penalty
+            d_optimizer.zero_grad()
+            total.backward()
+            average_gradients(discriminator)
+            d_optimizer.step()
+
+            # Encoder and generator: pass for real, near what the hole hides, and a face of its surround
+            discriminator.requires_grad_(False)
+            with autocast():
+                loss_g = g_loss(judge(completed, numbers[1]))
+            loss_rec = F.mse_loss(completed[..., hole], x[..., hole])
+            loss = loss_g + args.lambda_rec * (loss_rec + 0.2 * F.mse_loss(face, x))
+            losses = [loss_rec, loss_g, loss_d]
         else:  # Encoder: the z of a generated face, and one that gives the real face, hole or not
             z = draw_z(args.batch_size, args.z_size)[mine].to(device)
             known = random_holes(args.batch_size, args.image_size)
@@ -821,7 +882,7 @@ def train_coder(args):
                 z_hat = encoder(torch.cat([x * known[mine].to(device), x_fake])).float()
                 x_hat = generator(z_hat[: len(x)]).float()
             loss_rec, loss_z = F.mse_loss(x_hat, x), F.mse_loss(z_hat[len(x) :], z)
-            loss = args.lambda_rec * loss_rec + loss_z
+            loss, losses = args.lambda_rec * loss_rec + loss_z, [loss_rec, loss_z]
         optimizer.zero_grad()
         loss.backward()
         for part in learners.values():
@@ -829,7 +890,7 @@ def train_coder(args):
         optimizer.step()
         for name, ema in emas.items():
             update_ema(ema, learners[name], args.ema, step)
-        sums += torch.stack([loss_rec, loss_z]).detach()
+        sums += torch.stack(losses).detach()
         bad_step = torch.where(torch.isfinite(sums.sum()) | (bad_step > 0), bad_step, step)
 
         # What is due: numbers, validation, a sheet, a checkpoint
@@ -846,39 +907,51 @@ def train_coder(args):
                 bad = int(bad_step.item()) or step
                 sys.exit(fail(f"the loss is not finite at step {bad}; the last good state is {checkpoint}", code=1))
             sums, logged = torch.zeros_like(sums), step
-            means = dict(zip(("rec", "kl" if vae else "z"), means.tolist(), strict=True))
+            means = dict(zip(names, means.tolist(), strict=True))
             bar.set_postfix({name: f"{mean:.4g}" for name, mean in means.items()})
             if writer:
                 for name, mean in means.items():
                     writer.add_scalar(f"loss/{name}", mean, step)
         better = False
         if due and rank == 0:
-            x_hat = decode(encode(shown["encoder"], x_real, autocast)[:, : args.z_size])
-            error = F.mse_loss(x_hat, x_real).item()
-            better = error < state["best"]
-            if better:
-                state |= dict(best=error, best_step=step)
-            writer.add_scalar("validation/rec", error, step)
-            sheet = {"Real": x_real[:32], f"Reconstructed, {psnr(error):.1f} dB": x_hat[:32]}
+            code = partial(encode, shown["encoder"], autocast=autocast)
+            sheet = {"Real": x_real[:32]}
+            if filler:
+                guessed = guess(x_real, center)
+                x_hat = poisson(decode(code(guessed)), x_real, center, guessed, PULL).clamp(-1, 1)
+                error = F.mse_loss(x_hat[..., center], x_real[..., center]).item()
+                square = [part[..., center].unflatten(-1, (args.image_size // 2,) * 2) for part in (x_hat, x_real)]
+                distance = sliced_wasserstein(*square)
+                writer.add_scalar("sliced_wasserstein", distance, step)
+                sheet |= {"Guessed": guessed[:32], f"Filled, {psnr(error):.1f} dB": x_hat[:32]}
+            else:
+                x_hat = decode(code(x_real)[:, : args.z_size])
+                distance = error = F.mse_loss(x_hat, x_real).item()
+                sheet[f"Reconstructed, {psnr(error):.1f} dB"] = x_hat[:32]
             if vae:
                 sheet["Drawn"] = decode(z_fixed)
-            else:
-                hole = make_hole("center", args.image_size).to(device)
-                sheet["With a hole"] = x_real[:32] * ~hole
-                sheet["Filled"] = decode(encode(shown["encoder"], sheet["With a hole"], autocast))
+            elif not filler:
+                sheet["With a hole"] = x_real[:32] * ~center
+                sheet["Filled"] = decode(code(sheet["With a hole"]))
+            better = distance < state["best"]
+            if better:
+                state |= dict(best=distance, best_step=step)
+            writer.add_scalar("validation/rec", error, step)
             sheet = save_sheet(samples / f"{step:07d}.png", sheet)
             writer.add_image("images/samples", sheet, step, dataformats="HWC")
         if rank == 0 and (save or better):  # the checkpoint first: no model without one
             save_checkpoint(checkpoint, args, parts, **state | {"step": step})
         if better:
-            save_checkpoint(best_path, args, shown, step=step, mse=error)
+            used = shown | {"guess": guess} if filler else shown
+            save_checkpoint(best_path, args, used, step=step, mse=error, distance=distance)
         if stop:
             break
     bar.close()
     if writer:
         writer.close()
-        print(f"trained {step} of {planned} steps; best validation MSE {state['best']:.4f} in [-1, 1] "
-              f"({psnr(state['best']):.2f} dB) at step {state['best_step']}")  # fmt: skip
+        best = f"lowest distance {state['best']:.4f}" if filler else \
+            f"best validation MSE {state['best']:.4f} in [-1, 1] ({psnr(state['best']):.2f} dB)"  # fmt: skip
+        print(f"trained {step} of {planned} steps; {best} at step {state['best_step']}")
         print(f"model {best_path}, sheets {samples}")
 
 
@@ -928,7 +1001,7 @@ def load_model(args, device, autocast):
     """The GAN: generator, discriminator, encoder (None without one), joint_encoder (its own), and its version."""
     path, content, saved = load_part(args)
     shape = saved.image_size, saved.width, saved.kernel
-    model = argparse.Namespace(device=device, autocast=autocast, saved=saved, joint_encoder=None)
+    model = argparse.Namespace(device=device, autocast=autocast, saved=saved, joint_encoder=None, guess=None)
     model.generator = fill(Generator(args.z_size, *shape), content, "generator", path, device)
     model.discriminator = fill(Discriminator(*shape, saved.d_batch_norm), content, "discriminator", path, device)
     model.version = f"{zlib.crc32(model.generator.fc.weight.cpu().numpy().tobytes()):08x}"
@@ -946,11 +1019,25 @@ def load_model(args, device, autocast):
 
 
 def prepare(args):
-    """Set up, and load the GAN. InputError: the search is to start from an encoder and there is none."""
+    """Set up, and load the GAN; with --start filler, the filler's generator and encoder instead, and its guess.
+
+    InputError: the search is to start from an encoder or filler and there is none.
+    """
     device, autocast, *_ = setup(args)
     model = load_model(args, device, autocast)
     if args.start == "encoder" and model.encoder is None:
         raise InputError("no encoder to start the search from: --run train_encoder first, or --start random")
+    if args.start == "filler":
+        path, content, saved = load_part(args, "_filler")
+        if content is None:
+            raise InputError("no filler to fill a hole: --run train_filler first, or --start encoder")
+        if getattr(saved, "inverts", None) != model.version:
+            raise InputError(f"filler {path} was trained from another generator: --run train_filler again, elsewhere")
+        shape = saved.image_size, saved.width, saved.kernel
+        model.generator = fill(Generator(args.z_size, *shape), content, "generator", path, device)
+        model.encoder = fill(Encoder(args.z_size, *shape, saved.d_batch_norm), content, "encoder", path, device)
+        model.guess = fill(Guess(args.image_size, len(content["guess"]["axes"])), content, "guess", path, device)
+        print(f"filler {path}: step {content['state']['step']}")
     return model
 
 
@@ -973,18 +1060,19 @@ def find_z(args, model, x, hole=None, watch=None):
     """The z of pictures (N, 3, S, S), and its lowest loss at every step (n_iter + 1, N).
 
     By --restarts searches of which the best is kept for each picture: the first from --start, others from other random
-    z, or from near the encoder's. hole: (S, S) bool, what not to look at.
+    z, or from near the encoder's. hole: (S, S) bool, what not to look at; a filler's encoder sees its guess there.
     """
     known = torch.ones(x.shape[2:], device=x.device) if hole is None or hole.all() else 1 - hole.to(x.device).float()
     random = torch.Generator().manual_seed(args.seed)
     how = dict(n_iter=args.n_iter, learning_rate=args.learning_rate, momentum=args.momentum, lam=args.lam,
                contextual=args.contextual, optimizer=args.optimizer)  # fmt: skip
-    if args.start == "encoder":
-        first = encode(model.encoder, x * known, model.autocast)
+    if args.start != "random":
+        guessed = guess_hole(model, x, hole) if args.start == "filler" else x * known
+        first = encode(model.encoder, guessed, model.autocast)
     best = None
     for restart in range(args.restarts):
         start = draw_z(len(x), args.z_size, random).to(x.device)
-        if args.start == "encoder":
+        if args.start != "random":
             start = (first + 0.3 * start * (restart > 0)).clamp(-1, 1)
         found = [search(model.generator, model.discriminator, x[part], start[part], known, **how,
                         watch=watch if restart == 0 and part.start == 0 else None)
@@ -1122,6 +1210,24 @@ def read_hole(args):
     return hole
 
 
+def guess_hole(model, x, hole):
+    """Pictures x (N, 3, S, S) with the filler's guess in the hole (S, S); with all of it known, or no filler, x."""
+    return model.guess(x, hole.to(x.device)) if model.guess and not hole.all() else x
+
+
+def fill_hole(args, model, images, hole):
+    """Images (N, S, S, 3) uint8 -> z, and what the hole (S, S) is filled with: name -> pictures like images.
+
+    "filled" is the generator's face as it is; "blended" fits its colours to the surround, and to a filler's guess.
+    """
+    x = to_tensor(images, model.device)
+    z, _ = find_z(args, model, x, hole)
+    faces, inside = to_uint8(generate(model.generator, z, model.autocast)), hole.numpy()
+    guessed = to_uint8(guess_hole(model, x, hole))
+    return z, {"filled": np.where(inside[:, :, None], faces, images),
+               "blended": blend(faces, np.array(images), inside, guessed, PULL if model.guess else 0)}  # fmt: skip
+
+
 def complete(args):
     """Fill a hole of photos or test faces with what the generator makes of the rest: masked, filled, blended."""
     hole = read_hole(args)
@@ -1129,12 +1235,10 @@ def complete(args):
     images, names = load_pictures(args, model.device, args.images)
     out = output_folder(args)
     began = time.perf_counter()
-    z, _ = find_z(args, model, to_tensor(images, model.device), hole)
+    z, made = fill_hole(args, model, images, hole)
     seconds = (time.perf_counter() - began) / len(images)
-    faces = to_uint8(generate(model.generator, z, model.autocast))
     inside = hole.numpy()
-    filled = np.where(inside[:, :, None], faces, images)
-    made = {"masked": images * ~inside[:, :, None], "filled": filled, "blended": blend(faces, images, inside)}
+    made = {"masked": images * ~inside[:, :, None]} | made
     for name, pictures in (made | {"originals": images}).items():
         save_pictures(out / name, names, pictures)
     np.save(out / "z.npy", z.cpu().numpy())
@@ -1377,7 +1481,8 @@ def scores(x_hat, x):
     return f"{error / 4:.5f}", f"{psnr(error):.2f}", f"{similar:.3f}"
 
 
-VERBS = dict(train=train, train_encoder=train_coder, train_vae=train_coder, sample=sample, project=project,
+VERBS = dict(train=train, train_encoder=train_coder, train_vae=train_coder, train_filler=train_coder,
+             sample=sample, project=project,
              complete=complete, interpolate=interpolate, average=average, arithmetic=arithmetic,
              compare=compare)  # fmt: skip
 

@@ -99,23 +99,28 @@ def random_holes(count, size, random=None):
     return torch.stack(masks)[:, None]
 
 
-def blend(faces, pictures, hole):
+def poisson(faces, pictures, hole, guess=None, pull=0.0):
     """Poisson blending (Perez et al. 2003): faces in the hole of pictures, colours fitted to what surrounds it.
 
-    faces, pictures: (N, S, S, 3) uint8; hole: (S, S) bool. The hole keeps the gradients of the face: what is added to
-    it is the harmonic extension of the difference around the hole, free at the picture's border. Pixels outside the
-    hole stay bit for bit; what the hole hides is not read. (cv2.seamlessClone, with
-    the hole as its mask, left the colours at its edge as they were.)
+    faces, pictures: (N, 3, S, S) in any range; hole: (S, S) bool. The hole keeps the gradients of the face: what is
+    added to it is the harmonic extension of the difference around the hole, free at the picture's border. Pixels
+    outside the hole stay as they are; what the hole hides is not read. (cv2.seamlessClone, with the hole as its mask,
+    left the colours at its edge as they were.)
+
+    guess: pictures (N, 3, S, S) that the colours in the hole are drawn to as well, screened Poisson blending (Bhat et
+    al. 2008), with the weight pull: coarse structure, more than about 1 / sqrt(pull) pixels wide, comes from the guess,
+    detail from the face. Gradients flow to faces.
     """
-    hole = torch.as_tensor(hole)
     if hole.all() or not hole.any():
-        return np.where(hole[:, :, None], faces, pictures)
-    difference = torch.from_numpy(pictures.astype(np.float32) - faces)
-    difference[:, hole] = 0
-    number = torch.zeros(hole.shape, dtype=torch.long)
-    number[hole] = torch.arange(int(hole.sum()))
-    # For each pixel of the hole: (count of neighbours) added - sum of hole neighbours' = sum of known neighbours'.
-    system, known = torch.zeros(int(hole.sum()), int(hole.sum())), torch.zeros(int(hole.sum()), len(faces), 3)
+        return torch.where(hole, faces, pictures)
+    difference = (pictures - faces) * ~hole
+    count = int(hole.sum())
+    number = torch.zeros_like(hole, dtype=torch.long)
+    number[hole] = torch.arange(count, device=hole.device)
+    # For each pixel of the hole: (count of neighbours + pull) added - sum of hole neighbours' = sum of known
+    # neighbours' + pull (guess - face).
+    system = torch.eye(count, device=hole.device) * pull
+    known = pull * (guess - faces)[..., hole] if pull else torch.zeros_like(faces[..., hole])
     for axis, by in ((0, 1), (0, -1), (1, 1), (1, -1)):
         there = torch.ones_like(hole)
         there.select(axis, 0 if by == 1 else -1).zero_()  # its neighbour would lie outside the picture
@@ -123,8 +128,16 @@ def blend(faces, pictures, hole):
         system[rows, rows] += 1
         within = hole & there & moved(hole, dims=axis)
         system[number[within], moved(number, dims=axis)[within]] -= 1
-        known[rows] += moved(difference, dims=axis + 1)[:, hole & there].transpose(0, 1)
-    added = torch.zeros_like(difference)
-    added[:, hole] = torch.linalg.solve(system, known.flatten(1)).unflatten(1, known.shape[1:]).transpose(0, 1)
-    blended = (added.numpy() + faces).round().clip(0, 255).astype(np.uint8)
-    return np.where(hole[:, :, None], blended, pictures)
+        known = known.index_add(2, rows, moved(difference, dims=axis - 2)[..., hole & there])
+    added = torch.linalg.solve(system, known.flatten(0, 1).T).T.unflatten(0, known.shape[:2])
+    return pictures.masked_scatter(hole, faces[..., hole] + added)
+
+
+def blend(faces, pictures, hole, guess=None, pull=0.0):
+    """`poisson` of uint8 pictures (N, S, S, 3), 64 at a time; hole: (S, S) bool array."""
+    hole, made = torch.as_tensor(hole), []
+    for start in range(0, len(faces), 64):
+        parts = [torch.from_numpy(np.ascontiguousarray(part[start : start + 64])).permute(0, 3, 1, 2).float()
+                 for part in (faces, pictures, pictures if guess is None else guess)]  # fmt: skip
+        made.append(poisson(*parts[:2], hole, parts[2], pull).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
+    return np.concatenate(made)

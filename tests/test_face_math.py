@@ -19,8 +19,9 @@ from benchmarks import holes
 from common.celeba import ATTRIBUTES
 from face_math import main as script
 from face_math.baselines import components, fill_linearly, linear_reconstructions
+from face_math.guess import Guess
 from face_math.model import Discriminator, Encoder, Generator, draw_z
-from face_math.projection import blend, contextual_loss, make_hole, perceptual_loss, random_holes, search
+from face_math.projection import blend, contextual_loss, make_hole, perceptual_loss, poisson, random_holes, search
 from face_math.vectors import fit_vectors, yaw
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
@@ -51,13 +52,14 @@ def table(path):
 
 @pytest.fixture(scope="module")
 def trained(faces, tmp_path_factory):
-    """A small GAN, its encoder and a VAE, trained through the command line: (folder, what the GAN's run printed)."""
+    """A small GAN, encoder, filler and VAE, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
     command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4"]
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     assert process.returncode == 0, process.stderr
     assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
+    assert call(*flags, "--run=train_filler", "--epoch=2") == 0
     assert call(*flags, "--run=train_vae", "--recipe=best", "--epoch=3") == 0
     return folder, process.stdout
 
@@ -240,6 +242,28 @@ def test_blending_by_laplaces_equation():
     assert blend(face, picture, hole)[0, 0, 0].tolist() == [100 + (100 - 60) / 2] * 3
 
 
+def test_a_guess_pulls_the_colours_of_the_hole():
+    """One pixel: (4 + pull) added = sum of the neighbours' differences + pull (guess - face); much pull: the guess."""
+    face, picture, hole = torch.zeros(1, 3, 3, 3, requires_grad=True), torch.zeros(1, 3, 3, 3), torch.zeros(3, 3) > 0
+    picture[:, :, 0, 1], hole[1, 1] = 0.6, True
+    guess = torch.full_like(picture, 0.9)
+    made = poisson(face, picture, hole, guess, 2.0)
+    assert made[0, :, 1, 1].tolist() == pytest.approx([(0.6 + 2 * 0.9) / 6] * 3)
+    assert (made[..., ~hole] == picture[..., ~hole]).all()
+    made[..., hole].sum().backward()
+    assert face.grad[0, 0].flatten().tolist() == pytest.approx([0, -1 / 6, 0, -1 / 6, 4 / 6, -1 / 6, 0, -1 / 6, 0])
+    random = torch.Generator().manual_seed(0)
+    face, picture, guess = torch.rand(3, 4, 3, 32, 32, generator=random)
+    hole = make_hole("center", 32)
+    assert torch.allclose(poisson(face, picture, hole, guess, 1e5)[..., hole], guess[..., hole], atol=1e-3)
+    assert torch.equal(poisson(face, picture, hole, guess, 0.0), poisson(face, picture, hole))
+    # What pull leaves of the face is its detail: its mean is the guess's, its pixels' differences the face's.
+    made = poisson(face, guess, hole, guess, 0.1)
+    assert (made - guess)[..., hole].mean().abs() < 0.3 * (face - guess)[..., hole].mean().abs() + 0.01
+    detail = torch.stack([part[..., 8:24, 8:24].diff().flatten() for part in (made, face)])
+    assert torch.corrcoef(detail)[0, 1] > 0.9
+
+
 # Vectors and baselines
 
 
@@ -308,6 +332,26 @@ def test_baselines_against_numpy():
         assert (filled[name] - x)[:, :, hole].square().mean() < limit * x[:, :, hole].var(0).mean(), name
 
 
+def test_a_guess_is_what_a_linear_model_knows():
+    """Faces of five numbers: the surround tells all of them, at any shape of the hole; what it hides is not read."""
+    rng = np.random.default_rng(0)
+    images = (rng.normal(size=(200, 5)) @ rng.normal(size=(5, 3 * 16 * 16)) * 12 + 128).clip(0, 255).astype(np.uint8)
+    x = script.to_tensor(images.reshape(200, 16, 16, 3))
+    guess = Guess(16, 5)
+    guess.fit(x[:150].flatten(1))
+    for kind in ("center", "left", "random"):
+        hole = make_hole(kind, 16, torch.Generator().manual_seed(0))
+        hidden = torch.where(hole, torch.rand(x.shape), x)
+        filled = guess(hidden[150:], hole)
+        assert (filled[..., ~hole] == x[150:][..., ~hole]).all() and filled.abs().max() <= 1
+        error, spread = (filled - x[150:])[..., hole].square().mean(), x[..., hole].var(0).mean()
+        assert error < 0.05 * spread, kind
+    assert torch.allclose(guess(x, torch.ones(16, 16) > 0), x[:150].mean(0).clamp(-1, 1).expand_as(x), atol=1e-5)
+    again = Guess(16, 5)
+    again.load_state_dict(guess.state_dict())
+    assert torch.equal(again(x, hole), guess(x, hole)), "all of it is kept"
+
+
 # Training
 
 
@@ -315,7 +359,7 @@ def test_training_leaves_what_it_says(trained):
     folder, output = trained
     samples = folder / "samples/faces_32"
     assert len(list(samples.glob("0*.png"))) == 4 and f"tensorboard --logdir {samples / 'logs'}" in output
-    for name in ("faces_32", "faces_32_encoder", "faces_32_vae"):
+    for name in ("faces_32", "faces_32_encoder", "faces_32_filler", "faces_32_vae"):
         content = torch.load(folder / f"models/{name}.pt", weights_only=True)
         assert content["state"]["step"] > 0 and (folder / f"checkpoint/{name}/last.pt").exists()
         assert not [key for key in content["encoder"] if "module." in key or "_orig_mod." in key]
@@ -327,10 +371,12 @@ def test_tensorboard_charts(trained):
 
     folder = trained[0] / "samples"
     tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
-            ("faces_32", "faces_32_encoder", "faces_32_vae")}  # fmt: skip
+            ("faces_32", "faces_32_encoder", "faces_32_filler", "faces_32_vae")}  # fmt: skip
     assert set(tags["faces_32"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
                                                        "sliced_wasserstein", "validation/rec"}  # fmt: skip
     assert set(tags["faces_32_encoder"].Tags()["scalars"]) == {"loss/rec", "loss/z", "validation/rec"}
+    assert set(tags["faces_32_filler"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "sliced_wasserstein",
+                                                              "validation/rec"}  # fmt: skip
     assert set(tags["faces_32_vae"].Tags()["scalars"]) == {"loss/rec", "loss/kl", "validation/rec"}
     assert all(part.Tags()["images"] == ["images/samples"] for part in tags.values())
     for name in ("faces_32", "faces_32_vae"):
@@ -350,14 +396,14 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
-                                              ("train_vae", "best")])  # fmt: skip
+                                              ("train_filler", "best"), ("train_vae", "best")])  # fmt: skip
 def test_resume_is_exact(verb, recipe, faces, trained, home):
     """18 steps are 7 steps, a new start and 11 more, bit for bit: weights, EMA, Adam, random state."""
     name = "faces_32" + verb.removeprefix("train")
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, "--epoch=9", *SMALL, *places(home)]
     results = []
     for place, stops in (("once", [18]), ("twice", [7, 18])):
-        if verb == "train_encoder":
+        if verb in ("train_encoder", "train_filler"):
             (home / place).mkdir()
             shutil.copy(trained[0] / "models/faces_32.pt", home / place)
         for stop in stops:
@@ -370,7 +416,10 @@ def test_resume_is_exact(verb, recipe, faces, trained, home):
 
 
 def test_two_processes_stay_equal(faces, home):
-    """torchrun: all processes have the same weights after each update, and rank 0 alone writes."""
+    """torchrun: all processes have the same weights after each update, and rank 0 alone writes.
+
+    With --, as the README has it: torchrun takes a --run behind the script for a flag of its own.
+    """
     code = (
         "import sys, torch\n"
         "import torch.distributed as dist\n"
@@ -385,17 +434,19 @@ def test_two_processes_stay_equal(faces, home):
         "    assert torch.equal(*theirs), 'the processes drift apart'\n"
         "    print('equal weights', flush=True)\n"
         "script.update_ema = check\n"
-        "script.main(sys.argv[1:])\n"
+        "for verb in ('train', 'train_filler'):\n"
+        "    script.main([*sys.argv[1:], '--run', verb])\n"
     )
     (home / "both.py").write_text(code)
-    flags = ["--dataset_dir", faces, "--recipe=best", "--steps=3", *SMALL, *places(home)]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543",
+    flags = ["--dataset_dir", faces, "--run=train", "--recipe=best", "--steps=3", *SMALL, *places(home)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543", "--",
                home / "both.py", *flags]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
     assert process.returncode == 0, process.stderr
-    assert process.stdout.count("equal weights") == 2 * 2 * 3 and process.stdout.count("trained 3 of") == 1
-    assert script.read_checkpoint(home / "models/faces_32.pt")["state"]["step"] == 3
+    assert process.stdout.count("equal weights") == 2 * (2 * 2 * 3) and process.stdout.count("trained 3 of") == 2
+    for name in ("faces_32", "faces_32_filler"):
+        assert script.read_checkpoint(home / f"models/{name}.pt")["state"]["step"] == 3
 
 
 def test_collapse_is_warned_about(faces, home, capsys):
@@ -435,6 +486,22 @@ def test_starting_from_a_trained_gan(trained, faces, home, capsys):
             assert counted or torch.allclose(value, after[part][name], atol=1e-9), name
     assert call(*flags, "--width=5", "--checkpoint_dir", home / "other", "--model_path", home / "other") == 2
     assert "of another shape" in capsys.readouterr().err
+
+
+def test_the_filler_goes_on_from_the_gan(trained):
+    """All three networks learn, in copies: what it began with stays as it was, and it says whose it is."""
+    gan = script.read_checkpoint(trained[0] / "checkpoint/faces_32/last.pt")
+    encoder = script.read_checkpoint(trained[0] / "models/faces_32_encoder.pt")
+    filler = script.read_checkpoint(trained[0] / "checkpoint/faces_32_filler/last.pt")
+    assert filler["args"]["inverts"] == encoder["args"]["inverts"]
+    for name, before in (("generator", script.read_checkpoint(trained[0] / "models/faces_32.pt")["generator"]),
+                         ("discriminator", gan["discriminator"]), ("encoder", encoder["encoder"])):  # fmt: skip
+        for key, value in before.items():
+            counted = "running" in key or "num_batches" in key  # by batch norm, which it leaves as it is
+            if value.is_floating_point() and not counted:
+                assert not torch.equal(value, filler[name][key]), (name, key)
+    for key in ("layers.0.running_mean", "layers.0.running_var"):
+        assert torch.equal(filler["generator"][key], filler["ema_generator"][key])
 
 
 # Using the model
@@ -553,6 +620,19 @@ def test_completing_changes_the_hole_alone(trained, faces, tmp_path, capsys):
     assert "in the hole: filled" in capsys.readouterr().out
 
 
+def test_the_filler_fills_better_than_encoder_and_search(trained, faces, tmp_path):
+    """With a guess to go by, the hole is nearer to the truth; --start and --n_iter say what fills it."""
+    errors = {}
+    for start in ("filler", "encoder"):
+        flags = ["--dataset_dir", faces, "--run=complete", *VERB[:-4], *places(trained[0]), "--recipe=best"]
+        assert call(*flags, "--start", start, "--count=20", "--out_dir", tmp_path / start) == 0
+        errors[start] = np.mean([float(row["blended_psnr"]) for row in table(tmp_path / start / "results.tsv")])
+    assert errors["filler"] > errors["encoder"] + 0.3
+    assert script.parse_args(list(map(str, flags))).start == "filler"
+    for more, steps in (([], 0), (["--start=encoder"], 100), (["--recipe=document"], 1000), (["--n_iter=7"], 7)):
+        assert script.parse_args(list(map(str, [*flags, *more]))).n_iter == steps, more
+
+
 def test_interpolating_between_photos_and_z_files(trained, faces, tmp_path):
     folder = photos(faces, tmp_path / "photos", 1)
     np.save(tmp_path / "a.npy", np.full(8, -0.5, np.float32))
@@ -655,6 +735,8 @@ def test_comparing(trained, faces, tmp_path, capsys):
     (["--run=project"], "train first"),
     (["--run=train_encoder"], "train first"),
     (["--run=interpolate"], "--images"),
+    (["--run=train_filler"], "train first"),
+    (["--run=project", "--start=filler"], "--run complete"),
     (["--run=project", "--minus", "x"], "--minus"),
     (["--run=arithmetic", "--attributes=Smilling"], "Smiling"),
     (["--strengths=1,much"], "--strengths"),
@@ -696,7 +778,7 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
 
 
 def test_what_is_missing_is_said(copied, faces, capsys):
-    """No VAE, no encoder, an encoder of another generator."""
+    """No VAE, no encoder, an encoder or a filler of another generator, no filler."""
     flags = ["--dataset_dir", faces, *VERB, *places(copied)]
     (copied / "models/faces_32_vae.pt").unlink()
     shutil.rmtree(copied / "checkpoint/faces_32_vae")
@@ -709,6 +791,12 @@ def test_what_is_missing_is_said(copied, faces, capsys):
     assert call(*flags, "--run=project", "--recipe=best") == 2
     captured = capsys.readouterr()
     assert "inverts another generator" in captured.out and "--start random" in captured.err
+    assert call(*flags, "--run=complete", "--recipe=best") == 2
+    assert "trained from another generator" in capsys.readouterr().err
+    (copied / "models/faces_32_filler.pt").unlink()
+    shutil.rmtree(copied / "checkpoint/faces_32_filler")
+    assert call(*flags, "--run=complete", "--recipe=best") == 2
+    assert "--run train_filler first" in capsys.readouterr().err
 
 
 def test_no_dataset_is_one_line(capsys):
