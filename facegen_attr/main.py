@@ -637,6 +637,21 @@ def answer(args, generator, start, c, asked, device, autocast):
     return torch.cat(pieces)
 
 
+@torch.no_grad()
+def obeyed(discriminator, x, asked, device, autocast):
+    """How far the discriminator's own reading finds in pictures x (N, 3, H, W) what was asked for (N, A).
+
+    For each attribute the mean of "yes" where it was asked for and of "no" where it was not, then the mean of those; a
+    half is chance, 1 is all. Attributes that were asked of all or of none do not count.
+    """
+    with autocast():
+        pieces = zip(x.split(64), asked.split(64), strict=True)
+        read = torch.cat([discriminator(part.to(device), c.to(device))[1].float().cpu() for part, c in pieces]) > 0
+    rates = [((read[:, i] & there).sum() / there.sum() + (~read[:, i] & ~there).sum() / (~there).sum()) / 2
+             for i, there in enumerate(asked.T > 0.5) if 0 < there.sum() < len(there)]  # fmt: skip
+    return torch.stack(rates).mean().item() if rates else 1.0
+
+
 def fixed_starts(args, records, rows, c):
     """What the sheets and the score begin from: the same noise always, or for dcgan5 the faces themselves; and what is
     asked for in the score: the faces' own attributes, or for dcgan5 others.
@@ -812,6 +827,12 @@ def train(args):
         if rank == 0 and sheet_due:
             x_shown = answer(args, shown, start, c_validation, asked, device, autocast)
             spread, distance = diversity(x_shown, x_validation), sliced_wasserstein(x_shown, x_validation)
+            # Real-looking faces that show something else are no good: what is not obeyed counts as well.
+            score = distance
+            if args.lambda_attributes:
+                read = obeyed(discriminator, x_shown, asked, device, autocast)
+                score = distance + 1 - read
+                writer.add_scalar("attributes/read", read, step)
             writer.add_scalar("diversity", spread, step)
             writer.add_scalar("sliced_wasserstein", distance, step)
             if spread < 0.5:
@@ -822,9 +843,9 @@ def train(args):
             writer.add_image("images/samples", sheet, step, dataformats="HWC")
             # An editor that does nothing comes nearest to real faces: of editors, the newest that has not collapsed.
             edits = args.model in REFINERS and args.network == "conditional"
-            better = spread >= 0.5 if edits else distance < state["best"]
+            better = spread >= 0.5 if edits else score < state["best"]
             if better:
-                state |= dict(best=distance, best_step=step)
+                state |= dict(best=score, best_step=step)
         if rank == 0 and (save or better):  # the checkpoint first: no model without one
             save_checkpoint(checkpoint, args, parts, **state | {"step": step})
         if rank == 0 and better:
@@ -835,8 +856,8 @@ def train(args):
     if writer:
         writer.close()
         draw_history(samples, state["history"])
-        print(f"trained {step} of {planned} steps; the model kept is that of step {state['best_step']}, sliced "
-              f"Wasserstein distance {state['best']:.4f}")  # fmt: skip
+        print(f"trained {step} of {planned} steps; the model kept is that of step {state['best_step']} "
+              f"(score {state['best']:.4f})")  # fmt: skip
         print(f"model {best_path}, sheets and curves {samples}")
 
 

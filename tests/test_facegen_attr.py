@@ -1,5 +1,6 @@
 """facegen_attr/: the networks by numbers, and every verb through the command line on drawn faces."""
 
+import contextlib
 import csv
 import io
 import math
@@ -346,6 +347,19 @@ def test_the_best_model_is_the_one_nearest_to_validation_faces(trained):
     best = min(charts.Scalars("sliced_wasserstein"), key=lambda point: point.value)
     content = script.read_checkpoint(trained[0] / "models/faces_dcgan2_16.pt")
     assert content["state"]["step"] == best.step
+
+
+def test_obeyed_is_the_mean_rate_of_what_the_discriminator_reads():
+    asked = torch.tensor([[1, 1, 0], [1, 0, 0], [0, 1, 0], [0, 1, 0]]).float()
+    read = torch.tensor([[5, 5, 5], [-5, -5, 5], [-5, 5, 5], [-5, -5, 5]]).float()
+
+    def discriminator(x, c):
+        return None, read[x[:, 0, 0, 0].long()]
+
+    x = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    rate = script.obeyed(discriminator, x, asked, "cpu", contextlib.nullcontext)
+    assert rate == pytest.approx(((1 / 2 + 1) / 2 + (2 / 3 + 1) / 2) / 2)
+    assert script.obeyed(discriminator, x, asked * 0, "cpu", contextlib.nullcontext) == 1
 
 
 def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
