@@ -1,0 +1,271 @@
+"""dapgan's varied pictures and the measure of whether they help: on drawn faces, with generators that are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
+from dapgan import evaluation
+from dapgan.augmentation import (
+    AttributeReader,
+    ClassAxis,
+    FaceMiddle,
+    LinearFaces,
+    Pool,
+    augment_person,
+    change,
+    confident,
+    counterfactuals,
+    principal_components,
+    share_below,
+)
+
+
+@pytest.fixture(scope="module")
+def drawn(faces, tmp_path_factory):
+    """The drawn faces at 32 x 32: pictures (96, 3, 32, 32), attributes (96, 40), identity (96,)."""
+    torch.set_num_threads(1)
+    records = pack(CelebA(faces), tmp_path_factory.mktemp("records"), SQUARE, (32, 32), progress=False)
+    return to_tensor(records.images).contiguous(), records.attributes, records.identity
+
+
+@pytest.fixture(scope="module")
+def linear(drawn):
+    return LinearFaces(drawn[0], 40)
+
+
+def same(z):
+    return z
+
+
+def test_principal_components_by_hand():
+    x = torch.randn(400, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 3, 1, 1, 1, 1]) + 2
+    mean, axes, variance, rest = principal_components(x, 2)
+    values, vectors = torch.linalg.eigh(torch.cov(x.T, correction=0))
+    torch.testing.assert_close(mean, x.mean(0))
+    torch.testing.assert_close(variance, values.flip(0)[:2], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close((axes * vectors.flip(1)[:, :2]).sum(0).abs(), torch.ones(2), rtol=1e-3, atol=1e-3)
+    assert rest.item() == pytest.approx(values[:4].mean().item(), rel=1e-3)
+    before = torch.random.get_rng_state()
+    principal_components(x, 2)
+    assert torch.equal(before, torch.random.get_rng_state())  # nobody else's random numbers are touched
+
+
+def test_features_ignore_mirror_light_and_hair(drawn):
+    x = drawn[0]
+    middle = FaceMiddle(x, 20)
+    features = middle.features(x)
+    assert features.shape == (96, 20)
+    torch.testing.assert_close(features.std(0, correction=0), torch.ones(20), rtol=0.02, atol=0.02)
+    torch.testing.assert_close(middle.features(x.flip(3)), features, rtol=1e-3, atol=1e-3)
+    lit = 0.5 * x + torch.tensor([0.1, -0.05, 0.2])[:, None, None]  # contrast, brightness and tint
+    torch.testing.assert_close(middle.features(lit), features, rtol=1e-3, atol=1e-2)
+    border, mouth = x.clone(), x.clone()
+    border[:, :, :3] = 0
+    mouth[:, :, 20:23, 12:20] = 0
+    moved = [(middle.features(y) - features).norm(dim=1).mean().item() for y in (border, mouth)]
+    assert moved[1] > 10 * moved[0]
+
+
+def test_linear_faces_encode_generate_and_oddness(drawn, linear):
+    x = drawn[0]
+    z = linear.encode(x)
+    torch.testing.assert_close(z.mean(0), torch.zeros(40), rtol=0, atol=1e-3)
+    torch.testing.assert_close(linear.encode(linear.generate(z)), z, rtol=1e-3, atol=1e-3)
+    assert (linear.generate(z) - x).square().mean() < 0.2 * (x - x.mean(0)).square().mean()
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert linear.oddness(noise).min() > linear.oddness(x).max()
+    assert linear.oddness(linear.mean.view(1, 3, 32, 32)).item() == pytest.approx(0, abs=1e-3)
+
+
+def test_small_functions_by_hand():
+    torch.testing.assert_close(share_below(torch.tensor([0.5, 2.5, 9.0]), torch.tensor([3.0, 1.0, 2.0, 4.0])),
+                               torch.tensor([0.0, 0.5, 1.0]))  # fmt: skip
+    high, low = confident(torch.tensor([0.0, 5, 1, 4, 2, 3, 9, 7, 8, 6]))
+    assert sorted(high.tolist()) == [6, 8] and sorted(low.tolist()) == [0, 2]
+    x = torch.tensor([0.9, 0.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    made = change(x, torch.zeros(2), torch.tensor([0.5, -0.25]), lambda z: z.view(2, 1, 1, 1).expand(2, 3, 2, 2))
+    torch.testing.assert_close(made[:, 0, 0, 0], torch.tensor([1.0, -0.25]))  # clamped, and of the photo's size
+    assert made.shape == x.shape
+
+
+def test_class_axis_is_the_discriminant(drawn):
+    middle = FaceMiddle(drawn[0], 8)
+    with_it, without = torch.zeros(3, 8), torch.zeros(2, 8)
+    with_it[:, 1], without[:, 1] = 3.0, -1.0
+    axis = ClassAxis(middle, with_it, without)
+    expected = torch.zeros(8)
+    expected[1] = 1
+    torch.testing.assert_close(axis.axis, expected)
+    torch.testing.assert_close(axis.score(with_it), torch.full((3,), 2.0))
+    torch.testing.assert_close(axis.score(without), torch.full((2,), -2.0))
+
+
+def test_counterfactuals_change_the_class_alone(drawn, linear):
+    x, attributes, _ = drawn
+    pool = Pool(x, linear.encode, linear.generate, count=30)
+    smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
+    axis = ClassAxis(pool.middle, pool.features[smiling], pool.features[~smiling])
+    made = counterfactuals(pool, axis, same, seed=3)
+    assert len(made.pictures) == len(made.labels) == len(made.rows)
+    assert len(made.pictures) + made.rejected["on the wrong side"] == 60
+    assert made.rejected["on the wrong side"] < 15
+    score = axis.score(pool.middle.features(made.pictures))
+    assert (score[made.labels] >= 0.25).all() and (score[~made.labels] <= -0.25).all()
+    torch.testing.assert_close(score, torch.tensor([row["score"] for row in made.rows]), rtol=1e-3, atol=1e-3)
+    # Far from the mouth's axis a face stays what it was; and it differs from any other face by much more.
+    sources = pool.x[[row["source"] for row in made.rows]]
+    assert (made.pictures - sources).square().mean() < 0.1 * (sources - sources.roll(7, 0)).square().mean()
+    assert not torch.equal(made.pictures, sources)
+    again, other = counterfactuals(pool, axis, same, seed=3), counterfactuals(pool, axis, same, seed=4)
+    assert torch.equal(again.pictures, made.pictures)
+    assert other.pictures.shape != made.pictures.shape or not torch.equal(other.pictures, made.pictures)
+    for row in made.rows[:5]:
+        torch.testing.assert_close(row["latent"] - pool.z[row["source"]], row["step"])
+
+
+def test_constrain_is_obeyed(drawn, linear):
+    x = drawn[0]
+    pool = Pool(x, linear.encode, linear.generate, count=20)
+    axis = ClassAxis(pool.middle, pool.features[:20], pool.features[20:])
+    made = counterfactuals(pool, axis, lambda z: z.clamp(-0.5, 0.5))
+    assert max(row["latent"].abs().max().item() for row in made.rows) <= 0.5
+    person = augment_person(x[:3], x, linear.encode, linear.generate, lambda z: z.clamp(-0.5, 0.5), 4, min_identity=0)
+    assert max(row["latent"].abs().max().item() for row in person.rows) <= 0.5
+
+
+def test_person_is_varied_and_gated(drawn, linear):
+    x, _, identity = drawn
+    mine = x[torch.as_tensor(identity == identity[0])][:4]
+    call = (mine, x, linear.encode, linear.generate, same)
+    free = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
+    assert free.pictures.shape == (20, 3, 32, 32) and free.pictures.abs().max() <= 1 and not free.rejected
+    assert [row["source"] for row in free.rows] == [i % 4 for i in range(20)]
+    for row, picture in zip(free.rows, free.pictures, strict=True):
+        source = mine[row["source"]]
+        z = linear.encode(source[None])[0]
+        torch.testing.assert_close(row["latent"], z + row["step"], rtol=1e-3, atol=1e-3)
+        expected = change(source[None], z[None], row["latent"][None], linear.generate)[0]
+        torch.testing.assert_close(picture, expected, rtol=1e-3, atol=1e-3)
+        assert 0 <= row["identity"] <= 1 and 0 <= row["quality"] <= 1
+    # Twice the strength moves twice as far; strong changes fail the gates, which count what they refuse.
+    far = augment_person(*call, 20, strength=1.0, min_identity=0, min_quality=0)
+    torch.testing.assert_close(far.rows[0]["step"], 2 * free.rows[0]["step"], rtol=1e-3, atol=1e-3)
+    gated = augment_person(*call, 20, strength=1.5, min_identity=0.9, min_quality=0.2)
+    assert set(gated.rejected) == {"another person", "not like a face"}
+    assert all(row["identity"] >= 0.9 and row["quality"] >= 0.2 for row in gated.rows)
+    assert gated.rejected.total() + len(gated.rows) >= 20
+    none = augment_person(*call, 3, min_identity=1.1)
+    assert len(none.pictures) == len(none.rows) == 0 and none.rejected["another person"] >= 30
+
+
+def test_attribute_reader_reads_and_tells_what_varied(drawn):
+    x, attributes, _ = drawn
+    reader = AttributeReader(x, attributes, ["Smiling", "Male"])
+    found = reader.accuracy(x, attributes)
+    assert min(found.values()) > 0.9  # the faces it was fitted on
+    kept = reader.varied(x[:10], x[:10])
+    assert kept == {"Smiling": (0.0, 0.0), "Male": (0.0, 0.0)}
+    smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
+    count = min(int(smiling.sum()), int((~smiling).sum()))
+    swapped = reader.varied(x[smiling][:count], x[~smiling][:count])
+    assert swapped["Smiling"][0] > 0.8 and swapped["Smiling"][1] > 0.5
+
+
+def test_classical_augmentation():
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(64, 3, 24, 24, generator=random) - 0.5
+    plain = evaluation.classical(x, 0.0, random)
+    mirrored, kept = ((plain - y).flatten(1).abs().max(1).values < 1e-5 for y in (x.flip(3), x))
+    assert (mirrored | kept).all() and 16 < mirrored.sum() < 48
+    strong = evaluation.classical(x, 0.9, random)
+    assert strong.abs().max() <= 1
+    assert (strong.mean((2, 3)) - x.mean((2, 3))).abs().mean() > 0.2
+
+
+def test_classifier_learns_repeats_itself_and_takes_made_pictures():
+    random = torch.Generator().manual_seed(0)
+    x = torch.rand(120, 3, 24, 24, generator=random) - 0.5
+    y = torch.arange(120) < 60
+    x[:60, :, 14:18, 8:16] += 0.5  # a bright mouth
+    net = evaluation.fit_classifier(x[40:80], y[40:80], 0, colour=0.1, steps=60)
+    assert sum(p.numel() for p in net.parameters()) == 24273
+    assert evaluation.balanced(evaluation.look(net, x), y) > 0.9
+    before = torch.random.get_rng_state()
+    again = evaluation.fit_classifier(x[40:80], y[40:80], 0, colour=0.1, steps=60)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    # Labels of the real pictures that say nothing, made pictures that say it: learned from those.
+    blind = torch.arange(40) % 2 == 0
+    taught = evaluation.fit_classifier(x[40:80], blind, 0, colour=0.1, steps=60, made=(x, y), share=0.75)
+    untaught = evaluation.fit_classifier(x[40:80], blind, 0, colour=0.1, steps=60)
+    assert evaluation.balanced(evaluation.look(taught, x), y) > 0.85
+    assert evaluation.balanced(evaluation.look(untaught, x), y) < 0.75
+
+
+def test_numbers_by_hand():
+    assert evaluation.balanced(torch.tensor([1.0, -1, -1, -1]), torch.tensor([True, True, False, False])) == 0.75
+    assert evaluation.student_quantile(19) == pytest.approx(2.0930, abs=1e-3)
+    assert evaluation.student_quantile(4) == pytest.approx(2.7764, abs=1e-3)
+    mean, half = evaluation.interval([1.0, 2, 3, 4, 5])
+    assert mean == 3 and half == pytest.approx(2.7764 * math.sqrt(2.5) / math.sqrt(5), abs=1e-3)
+    few = evaluation.pick_few(torch.arange(50) % 3 == 0, 4, seed=1)
+    assert len(set(few.tolist())) == 8
+    assert (few[:4] % 3 == 0).all() and (few[4:] % 3 != 0).all()
+    assert not torch.equal(few, evaluation.pick_few(torch.arange(50) % 3 == 0, 4, seed=2))
+
+
+def test_summary_and_verdicts():
+    results = [dict(attribute="Smiling", count=10, seed=seed, arm=arm, accuracy=value)
+               for arm, values in {"none": [0.5, 0.51, 0.49], "classical": [0.6, 0.62, 0.61],
+                                   "generator": [0.66, 0.67, 0.67], "axis alone": [0.5, 0.8, 0.6]}.items()
+               for seed, value in enumerate(values)]  # fmt: skip
+    rows = {row["arm"]: row for row in evaluation.summarise(results)}
+    assert {arm: row["helps"] for arm, row in rows.items()} == {"none": "no", "classical": "", "generator": "yes",
+                                                                "axis alone": "open"}  # fmt: skip
+    assert rows["generator"]["gain"] == pytest.approx((0.06 + 0.05 + 0.06) / 3)
+    half = 4.3027 * np.std([0.06, 0.05, 0.06], ddof=1) / math.sqrt(3)
+    assert rows["generator"]["gain_half"] == pytest.approx(half, rel=1e-3)
+    text = evaluation.as_text(list(rows.values()))
+    assert len(text) == 5 and "+5.7" in text[3] and text[3].endswith("yes")
+
+
+def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
+    x, attributes, _ = drawn
+    call = (x[:64], attributes[:64], x[64:], attributes[64:], linear.encode, linear.generate, same)
+    results = evaluation.evaluate(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=range(2), steps=8)
+    assert len(results) == 2 * 2 * 2 * len(evaluation.ARMS)
+    assert all(0 <= row["accuracy"] <= 1 for row in results)
+    again = evaluation.evaluate(*call, names=("Smiling",), counts=(3,), seeds=range(2), steps=8)
+    assert again == [row for row in results if row["attribute"] == "Smiling" and row["count"] == 3]
+    rows = evaluation.summarise(results)
+    assert len(rows) == 4 * len(evaluation.ARMS) and {row["seeds"] for row in rows} == {2}
+    evaluation.draw_chart(tmp_path / "chart.png", rows)
+    chart = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
+    for name in evaluation.COLOURS:  # a line of every arm is there
+        assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
+
+
+def test_few_labels_alone_matter(drawn, linear):
+    """No label but those of the few reaches any arm: all others may be turned round, and nothing changes."""
+    x, attributes, _ = drawn
+    column = ATTRIBUTES.index("Smiling")
+    few = evaluation.pick_few(torch.as_tensor(attributes[:64, column] > 0), 5, 0).tolist()
+    hidden = attributes.copy()
+    seen = np.zeros(len(hidden), bool)
+    seen[few], seen[64:] = True, True
+    hidden[~seen] = 1 - hidden[~seen]
+    for picked in (attributes, hidden):
+        picked.flags.writeable = False
+    settings = dict(names=("Smiling",), counts=(5,), seeds=[0], steps=8)
+    original = evaluation.pick_few
+    evaluation.pick_few = lambda y, count, seed: torch.tensor(few)
+    try:
+        first, second = (evaluation.evaluate(x[:64], table[:64], x[64:], table[64:], linear.encode, linear.generate,
+                                             same, **settings) for table in (attributes, hidden))  # fmt: skip
+    finally:
+        evaluation.pick_few = original
+    assert first == second
