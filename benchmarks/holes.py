@@ -1,10 +1,11 @@
 """A hole in test faces, filled by face_math's generator and by what it has to beat: decibels in the hole, and pictures.
 
     python benchmarks/holes.py --dataset_dir data/celeba --image_size 64 --out_dir /tmp/holes
-It takes the flags of `python face_math/main.py --run complete`, with --recipe best unless another is given. The mean
-face and the linear prediction (ridge regression on 300 principal components of the surround) are fitted on the training
-faces in the same run; Telea is cv2.inpaint. The pictures of each method lie in a folder of --out_dir with a manifest,
-so that benchmarks/quality.py can say how real they look (decibels reward blur).
+It takes the flags of `python face_math/main.py --run complete`, with --recipe best unless another is given: what the
+filler makes, or with --start encoder what encoder and search make. The mean face and the linear prediction (ridge
+regression on 300 principal components of the surround) are fitted on the training faces in the same run; Telea is
+cv2.inpaint. The pictures of each method lie in a folder of --out_dir with a manifest, so that benchmarks/quality.py can
+say how real they look (decibels reward blur).
 """
 
 import sys
