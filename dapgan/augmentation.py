@@ -118,40 +118,51 @@ def change(x, z, z_new, generate):
 # One person's pictures
 
 
-def augment_person(x, unlabelled, encode, generate, constrain, count, strength=0.5, min_identity=0.95, min_quality=0.05,
-                   seed=0):  # fmt: skip
+class Unlabelled:
+    """What is to be known of unlabelled faces x before a person's pictures are varied: worked out once for all people.
+
+    root (L, L): a square root of the covariance of their latents; normal numbers times it deviate as these do. looks
+    (N, K): directions of FaceMiddle's features, by whose cosine faces are compared; odd (N,): by LinearFaces.
+    """
+
+    def __init__(self, x, encode):
+        self.middle, self.linear = FaceMiddle(x), LinearFaces(x)
+        latents = chunks(encode, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:LEARNED]])
+        values, vectors = torch.linalg.eigh(torch.cov(latents.T, correction=0))
+        self.root = vectors * values.clamp(min=0).sqrt()
+        self.looks, self.odd = self.look(x), chunks(self.linear.oddness, x)
+
+    def look(self, x):
+        return F.normalize(self.middle.features(x) * self.middle.gain.sqrt(), dim=1)
+
+
+def augment_person(x, unlabelled, encode, generate, constrain, count, strength=0.5, min_identity=0.95, min_quality=0.01,
+                   seed=0, faces=None):  # fmt: skip
     """Vary a few pictures x (N, 3, S, S) of one person, or of one class, into `count` more.
 
-    Each is a picture of x changed by a random step in the latent: `strength` times what latents of unlabelled faces
-    (M, 3, S, S) deviate from their mean, along what they deviate together. Kept if both gates agree: identity, the
-    share of unlabelled faces that are less like the pictures of x (the cosine of FaceMiddle's features, to the most
-    alike); quality, the share of unlabelled faces that are odder (LinearFaces). 0 for a gate turns it off.
+    unlabelled: other faces (M, 3, S, S); faces: the Unlabelled of these, where one is there already. Each picture made
+    is one of x, every other time mirrored, changed by a random step in the latent: `strength` times what latents of
+    unlabelled faces deviate from their mean, along what they deviate together. Kept if both gates agree: identity, the
+    share of unlabelled faces that are less like the picture of x that is most alike; quality, the share of unlabelled
+    faces that are odder. 0 for a gate turns it off.
 
-    Returns pictures (count or, after TRIES for each, fewer), rows (a dict each: source, an index of x; latent, step
-    (L,) tensors; identity, quality), rejected (reason -> how many).
+    Returns pictures (count or, after TRIES for each, fewer), rows (a dict each: source, an index of x; mirrored;
+    latent, step (L,) tensors; identity, quality), rejected (reason -> how many).
     """
     random = torch.Generator().manual_seed(seed)
-    middle, linear = FaceMiddle(unlabelled), LinearFaces(unlabelled)
-    z = chunks(encode, x)
-    known = chunks(encode, unlabelled)
-    centred = known - known.mean(0)
-    # A square root of the covariance: normal numbers times it deviate as the faces' latents do.
-    values, vectors = torch.linalg.eigh(centred.T @ centred / len(known))
-    root = vectors * values.clamp(min=0).sqrt()
-    own = F.normalize(middle.features(x) * middle.gain.sqrt(), dim=1)
-
-    def alike(pictures):
-        return (F.normalize(middle.features(pictures) * middle.gain.sqrt(), dim=1) @ own.T).max(1).values
-
-    strangers, odd = alike(unlabelled), chunks(linear.oddness, unlabelled)
+    faces = faces or Unlabelled(unlabelled, encode)
+    both = torch.cat([x, x.flip(3)])
+    z, own = chunks(encode, both), faces.look(x)
+    strangers = (faces.looks @ own.T).max(1).values
     pictures, rows, rejected = [], [], Counter()
     for begin in range(0, TRIES * count, 64):
-        source = (begin + torch.arange(64)) % len(x)
-        noise = torch.randn(64, len(root), generator=random).to(root)
-        z_new = constrain(z[source] + strength * noise @ root.T)
-        made = change(x[source], z[source], z_new, generate)
-        identity = share_below(alike(made), strangers)
-        quality = 1 - share_below(linear.oddness(made), odd)
+        number = begin + torch.arange(64)
+        source = number % len(x) + len(x) * (number // len(x) % 2)  # all of x, all of x mirrored, all of x ...
+        noise = torch.randn(64, len(faces.root), generator=random).to(z)
+        z_new = constrain(z[source] + strength * noise @ faces.root.T)
+        made = change(both[source], z[source], z_new, generate)
+        identity = share_below((faces.look(made) @ own.T).max(1).values, strangers)
+        quality = 1 - share_below(faces.linear.oddness(made), faces.odd)
         for i in range(64):
             if len(rows) == count:
                 return SimpleNamespace(pictures=torch.stack(pictures), rows=rows, rejected=rejected)
@@ -161,8 +172,9 @@ def augment_person(x, unlabelled, encode, generate, constrain, count, strength=0
                 rejected["not like a face"] += 1
             else:
                 pictures.append(made[i])
-                rows.append(dict(source=source[i].item(), latent=z_new[i], step=(z_new - z[source])[i],
-                                 identity=identity[i].item(), quality=quality[i].item()))  # fmt: skip
+                rows.append(dict(source=source[i].item() % len(x), mirrored=source[i].item() >= len(x),
+                                 latent=z_new[i], step=(z_new - z[source])[i], identity=identity[i].item(),
+                                 quality=quality[i].item()))  # fmt: skip
     return SimpleNamespace(pictures=torch.stack(pictures) if rows else x[:0], rows=rows, rejected=rejected)
 
 

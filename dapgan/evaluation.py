@@ -25,7 +25,6 @@ ARMS = {
     "axis alone": "the discriminant that the pairs are made along, and no classifier of pictures",
 }
 COLOURS = ("#888888", "#1f77b4", "#d62728", "#ff9896", "#2ca02c", "#bcbd22")
-TAUGHT = 2000  # unlabelled faces that the teacher looks at
 
 
 def view(x):
@@ -120,11 +119,15 @@ def pick_few(y, count, seed):
 
 
 def evaluate(x, attributes, x_test, attributes_test, encode, generate, constrain, names=("Smiling",),
-             counts=(5, 10, 20), seeds=range(20), arms=tuple(ARMS), progress=False, **settings):  # fmt: skip
+             counts=(5, 10, 20), seeds=20, first_seed=0, arms=tuple(ARMS), progress=False, **settings):  # fmt: skip
     """Balanced accuracy on x_test of every arm, name, number of pictures per class and seed.
 
     x, x_test (N, 3, S, S); attributes (N, 40) of 0 and 1, of which each case sees `count` of each class; the rest of x
-    is used without labels. settings: of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy.
+    is used without labels. The pairs of the arms with a generator are made in two steps: a teacher, the classifier of
+    the classical arm, says of which unlabelled faces it is surest; their mean difference, divided by the
+    covariance of all, is the axis that other unlabelled faces are moved along, to either side.
+
+    settings: of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy.
     """
     linear = LinearFaces(x)
     pools = {"linear generator": (Pool(x, linear.encode, linear.generate), lambda z: z)}
@@ -132,6 +135,7 @@ def evaluate(x, attributes, x_test, attributes_test, encode, generate, constrain
         pools["generator"] = (Pool(x, encode, generate), constrain)
     middle, features = pools["linear generator"][0].middle, pools["linear generator"][0].features
     features_test, seen, seen_test, results = middle.features(x_test), view(x), view(x_test), []
+    seeds = range(first_seed, first_seed + seeds)
     cases = [(name, count, seed) for name in names for count in counts for seed in seeds]
     for name, count, seed in tqdm(cases, "cases", disable=not progress):
         column = attribute_indices([name])[0]
@@ -140,7 +144,7 @@ def evaluate(x, attributes, x_test, attributes_test, encode, generate, constrain
         few = seen[rows]
         teacher = fit_classifier(few, y, seed, **settings)
         # From here on the unlabelled faces are known by what the teacher, which has seen the few alone, says of them.
-        with_it, without = confident(look(teacher, seen[:TAUGHT]))
+        with_it, without = confident(look(teacher, seen))
         axis = ClassAxis(middle, features[with_it], features[without])
         for arm in arms:
             if arm == "axis alone":

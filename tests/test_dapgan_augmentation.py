@@ -15,6 +15,7 @@ from dapgan.augmentation import (
     FaceMiddle,
     LinearFaces,
     Pool,
+    Unlabelled,
     augment_person,
     change,
     confident,
@@ -144,13 +145,16 @@ def test_person_is_varied_and_gated(drawn, linear):
     free = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
     assert free.pictures.shape == (20, 3, 32, 32) and free.pictures.abs().max() <= 1 and not free.rejected
     assert [row["source"] for row in free.rows] == [i % 4 for i in range(20)]
+    assert [row["mirrored"] for row in free.rows] == [i // 4 % 2 == 1 for i in range(20)]
     for row, picture in zip(free.rows, free.pictures, strict=True):
-        source = mine[row["source"]]
+        source = mine[row["source"]].flip(2) if row["mirrored"] else mine[row["source"]]
         z = linear.encode(source[None])[0]
         torch.testing.assert_close(row["latent"], z + row["step"], rtol=1e-3, atol=1e-3)
         expected = change(source[None], z[None], row["latent"][None], linear.generate)[0]
         torch.testing.assert_close(picture, expected, rtol=1e-3, atol=1e-3)
         assert 0 <= row["identity"] <= 1 and 0 <= row["quality"] <= 1
+    known = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0, faces=Unlabelled(x, linear.encode))
+    assert torch.equal(known.pictures, free.pictures)
     # Twice the strength moves twice as far; strong changes fail the gates, which count what they refuse.
     far = augment_person(*call, 20, strength=1.0, min_identity=0, min_quality=0)
     torch.testing.assert_close(far.rows[0]["step"], 2 * free.rows[0]["step"], rtol=1e-3, atol=1e-3)
@@ -236,10 +240,10 @@ def test_summary_and_verdicts():
 def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     x, attributes, _ = drawn
     call = (x[:64], attributes[:64], x[64:], attributes[64:], linear.encode, linear.generate, same)
-    results = evaluation.evaluate(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=range(2), steps=8)
+    results = evaluation.evaluate(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=2, steps=8)
     assert len(results) == 2 * 2 * 2 * len(evaluation.ARMS)
     assert all(0 <= row["accuracy"] <= 1 for row in results)
-    again = evaluation.evaluate(*call, names=("Smiling",), counts=(3,), seeds=range(2), steps=8)
+    again = evaluation.evaluate(*call, names=("Smiling",), counts=(3,), seeds=2, steps=8)
     assert again == [row for row in results if row["attribute"] == "Smiling" and row["count"] == 3]
     rows = evaluation.summarise(results)
     assert len(rows) == 4 * len(evaluation.ARMS) and {row["seeds"] for row in rows} == {2}
@@ -260,7 +264,7 @@ def test_few_labels_alone_matter(drawn, linear):
     hidden[~seen] = 1 - hidden[~seen]
     for picked in (attributes, hidden):
         picked.flags.writeable = False
-    settings = dict(names=("Smiling",), counts=(5,), seeds=[0], steps=8)
+    settings = dict(names=("Smiling",), counts=(5,), seeds=1, steps=8)
     original = evaluation.pick_few
     evaluation.pick_few = lambda y, count, seed: torch.tensor(few)
     try:
