@@ -442,7 +442,7 @@ def test_two_processes_stay_equal(faces, home):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543", "--",
                home / "both.py", *flags]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=500)
     assert process.returncode == 0, process.stderr
     assert process.stdout.count("equal weights") == 2 * (2 * 2 * 3) and process.stdout.count("trained 3 of") == 2
     for name in ("faces_32", "faces_32_filler"):
