@@ -4,7 +4,7 @@ After the Deep Makeover document. Four modes (men to women, women to men, each t
 conditions on CelebA's attributes; a made-over face goes back into its photo, of which the rest stays as it is.
 
 One GPU:      python deep_makeover/main.py --dataset_dir=data/celeba --run train
-Several:      torchrun --nproc_per_node=8 deep_makeover/main.py --dataset_dir=data/celeba --run train
+Several:      torchrun --nproc_per_node=8 deep_makeover/main.py --dataset_dir=data/celeba
 CPU, an hour: python deep_makeover/main.py --dataset_dir=data/celeba --run train --recipe best
 A photo:      python deep_makeover/main.py --dataset_name=celeba --run inference --infile me.jpg --outfile you.png
 Any filter:   python deep_makeover/main.py --dataset_dir=data/celeba --run train --source Smiling=0 --target Smiling=1
