@@ -206,7 +206,7 @@ def draw_chart(path, rows):
     ends = [row["accuracy"] + side * row["half"] for row in rows for side in (-1, 1)]
     low, high = math.floor(min(ends) * 20) / 20, math.ceil(max(ends) * 20) / 20
     width, height, left, top = 260, 220, 46, 28
-    image = Image.new("RGB", (left + width * len(names), top + height + 46 + 16 * len(arms)), "white")
+    image = Image.new("RGB", (max(left + width * len(names), 520), top + height + 46 + 16 * len(arms)), "white")
     pen = ImageDraw.Draw(image)
 
     def level(value):
@@ -229,6 +229,8 @@ def draw_chart(path, rows):
                     pen.line([(across, level(row["accuracy"] - row["half"])),
                               (across, level(row["accuracy"] + row["half"]))], fill=colour[arm])  # fmt: skip
             pen.line(points, fill=colour[arm], width=2)
+            for across, y in points:
+                pen.ellipse((across - 3, y - 3, across + 3, y + 3), fill=colour[arm])
     pen.text((left, top + height + 22), "real pictures per class; bars: 95% intervals over the seeds", fill="black")
     for number, arm in enumerate(arms):
         y = top + height + 42 + 16 * number
