@@ -112,6 +112,14 @@ def test_readme_has_the_same_headings(project):
 
 
 @pytest.mark.parametrize("project", PROJECTS)
+def test_torchrun_lines_do_not_lose_run_to_torchrun(project):
+    """torchrun takes --run for an abbreviation of its own --run-path, unless a -- stands before the script."""
+    text = source(project) + (ROOT / project / "README.md").read_text()
+    for line in re.findall(r".*torchrun --nproc.*", text):
+        assert "--run" not in line or " -- " in line, line
+
+
+@pytest.mark.parametrize("project", PROJECTS)
 def test_help_needs_no_data_and_no_heavy_imports_beyond_torch(project, tmp_path):
     """--help works from any directory and shows the launch commands and every flag."""
     process = subprocess.run([sys.executable, ROOT / project / "main.py", "--help"], cwd=tmp_path, text=True,
