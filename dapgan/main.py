@@ -3,7 +3,7 @@
 After the DAPGAN document, InfoGAN (arXiv 1606.03657) and BEGAN (arXiv 1703.10717).
 
 One GPU:      python dapgan/main.py --dataset_dir=data/celeba --run train
-Several:      torchrun --nproc_per_node=8 dapgan/main.py --dataset_dir=data/celeba --run train
+Several:      torchrun --nproc_per_node=8 dapgan/main.py --dataset_dir=data/celeba
 CPU:          python dapgan/main.py --dataset_dir=data/celeba --run train --recipe best --hidden 16
 Digits:       python dapgan/main.py --data digits --model infogan --run train --recipe best
 Then:         python dapgan/main.py --dataset_dir=data/celeba --run train_predictor
