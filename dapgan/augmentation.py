@@ -101,6 +101,11 @@ class LinearFaces:
         return ((along / self.deviation).square().sum(1) + outside / self.rest) / 2
 
 
+def balanced(score, y):
+    """Mean of the share above 0 of those that should be (y) and of the share not above 0 of the others."""
+    return ((score > 0)[y].float().mean() + (score <= 0)[~y].float().mean()).item() / 2
+
+
 def share_below(values, reference):
     """(N,) in [0, 1]: the share of reference (M,) that is smaller than each of values (N,)."""
     return torch.searchsorted(reference.sort().values, values.contiguous()) / len(reference)
@@ -136,21 +141,19 @@ class Unlabelled:
         return F.normalize(self.middle.features(x) * self.middle.gain.sqrt(), dim=1)
 
 
-def augment_person(x, unlabelled, encode, generate, constrain, count, strength=0.5, min_identity=0.95, min_quality=0.01,
-                   seed=0, faces=None):  # fmt: skip
+def augment_person(x, faces, encode, generate, constrain, count, strength=0.5, min_identity=0.95, min_quality=0.01,
+                   seed=0):  # fmt: skip
     """Vary a few pictures x (N, 3, S, S) of one person, or of one class, into `count` more.
 
-    unlabelled: other faces (M, 3, S, S); faces: the Unlabelled of these, where one is there already. Each picture made
-    is one of x, every other time mirrored, changed by a random step in the latent: `strength` times what latents of
-    unlabelled faces deviate from their mean, along what they deviate together. Kept if both gates agree: identity, the
-    share of unlabelled faces that are less like the picture of x that is most alike; quality, the share of unlabelled
-    faces that are odder. 0 for a gate turns it off.
+    faces: Unlabelled, of other faces. Each picture made is one of x, every other time mirrored, changed by a random
+    step in the latent: `strength` times what latents of unlabelled faces deviate from their mean, along what they
+    deviate together. Kept if both gates agree: identity, the share of unlabelled faces that are less like the picture
+    of x that is most alike; quality, the share of unlabelled faces that are odder. 0 for a gate turns it off.
 
     Returns pictures (count or, after TRIES for each, fewer), rows (a dict each: source, an index of x; mirrored;
     latent, step (L,) tensors; identity, quality), rejected (reason -> how many).
     """
     random = torch.Generator().manual_seed(seed)
-    faces = faces or Unlabelled(unlabelled, encode)
     both = torch.cat([x, x.flip(3)])
     z, own = chunks(encode, both), faces.look(x)
     strangers = (faces.looks @ own.T).max(1).values
@@ -296,13 +299,9 @@ class AttributeReader:
 
     def accuracy(self, x, attributes):
         """name -> mean of the two hit rates on annotated faces x."""
-        read, truth = self.read(x) > 0, attributes[:, attribute_indices(self.names)] > 0
-        found = {}
-        for i, name in enumerate(self.names):
-            there = torch.as_tensor(truth[:, i])
-            if there.any() and not there.all():
-                found[name] = (read[there, i].float().mean() + (~read[~there, i]).float().mean()).item() / 2
-        return found
+        read, truth = self.read(x), torch.as_tensor(attributes[:, attribute_indices(self.names)] > 0)
+        return {name: balanced(read[:, i], truth[:, i]) for i, name in enumerate(self.names)
+                if truth[:, i].any() and not truth[:, i].all()}  # fmt: skip
 
     def varied(self, x, sources):
         """name -> (share of pictures x where it is read otherwise than in its source, deviation of the change)."""

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm import tqdm
 
 from common.celeba import attribute_indices
-from dapgan.augmentation import SIDE, ClassAxis, LinearFaces, Pool, confident, counterfactuals, resized
+from dapgan.augmentation import SIDE, ClassAxis, LinearFaces, Pool, balanced, confident, counterfactuals, resized
 
 ARMS = {
     "none": "the few pictures alone",
@@ -83,11 +83,6 @@ def fit_classifier(x, y, seed, colour=0.9, made=None, share=0.5, steps=200, batc
             optimizer.step()
             schedule.step()
     return net.eval()
-
-
-def balanced(score, y):
-    """Mean of the share above 0 of those that should be (y) and of the share not above 0 of the others."""
-    return ((score > 0)[y].float().mean() + (score <= 0)[~y].float().mean()).item() / 2
 
 
 @torch.no_grad()

@@ -37,7 +37,7 @@ sys.path.insert(0, str(HERE.parent))  # the repository root
 from common.celeba import SQUARE, CelebA, attribute_indices, batches, load_faces, pack, subset, to_tensor, to_uint8
 from common.mtcnn import MTCNN, InputError, name_outputs
 from dapgan import evaluation
-from dapgan.augmentation import AttributeReader, augment_person
+from dapgan.augmentation import AttributeReader, Unlabelled, augment_person
 from dapgan.digits import classify, cluster, deform, load_digits, purity, shape_of, train_digit_classifier
 from dapgan.model import MODELS, SIZES, AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.recovery import LOSSES, METHODS, optimise, recovery_loss
@@ -1395,8 +1395,8 @@ def augment(args):
     records, rows, faces = unlabelled_faces(args, model.device)
     images, names = load_pictures(args, model.device, args.images)
     x = to_tensor(images, model.device)
-    made = augment_person(x, faces, model.read, model.generate, model.latent.constrain, args.count, args.strength,
-                          args.min_identity, args.min_quality, args.seed)  # fmt: skip
+    made = augment_person(x, Unlabelled(faces, model.read), model.read, model.generate, model.latent.constrain,
+                          args.count, args.strength, args.min_identity, args.min_quality, args.seed)  # fmt: skip
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"
     if not made.rows:
         raise InputError(f"nothing passed the gates ({refused}): lower --strength, --min_identity or --min_quality")

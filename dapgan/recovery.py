@@ -57,17 +57,18 @@ def optimise(generator, latent, x, start, loss_of, n_iter=100, rate=0.05):
     After each step the latent is brought back to what may be drawn (`Latent.constrain`). generator is used as it is: in
     eval mode. Returns the latents (N, L) of each picture's lowest loss, and those losses (N,).
     """
-    z, velocity, square = latent.constrain(start), torch.zeros_like(start), torch.zeros_like(start)
+    z = latent.constrain(start)
+    optimizer = torch.optim.Adam([z], betas=(0.9, 0.99))
     best, kept = torch.full((len(z),), math.inf, device=z.device), z.clone()
     for step in range(n_iter + 1):
+        optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * step / max(1, n_iter))) / 2
         z.requires_grad_(step < n_iter)
         loss = loss_of(generator(z).float(), x)
         better = loss.detach() < best
         best, kept = torch.where(better, loss.detach(), best), torch.where(better[:, None], z.detach(), kept)
         if step == n_iter:
             break
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-        velocity, square = 0.9 * velocity + 0.1 * gradient, 0.99 * square + 0.01 * gradient.square()
-        direction = velocity / (1 - 0.9 ** (step + 1)) / ((square / (1 - 0.99 ** (step + 1))).sqrt() + 1e-8)
-        z = latent.constrain(z.detach() - rate * (1 + math.cos(math.pi * step / n_iter)) / 2 * direction)
+        (z.grad,) = torch.autograd.grad(loss.sum(), z)  # of z alone, whatever the generator's weights are asked for
+        optimizer.step()
+        z.data.copy_(latent.constrain(z.data))
     return kept, best

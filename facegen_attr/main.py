@@ -646,10 +646,9 @@ def obeyed(discriminator, x, asked, device, autocast):
     """
     with autocast():
         pieces = zip(x.split(64), asked.split(64), strict=True)
-        read = torch.cat([discriminator(part.to(device), c.to(device))[1].float().cpu() for part, c in pieces]) > 0
-    rates = [((read[:, i] & there).sum() / there.sum() + (~read[:, i] & ~there).sum() / (~there).sum()) / 2
-             for i, there in enumerate(asked.T > 0.5) if 0 < there.sum() < len(there)]  # fmt: skip
-    return torch.stack(rates).mean().item() if rates else 1.0
+        read = torch.cat([discriminator(part.to(device), c.to(device))[1].float().cpu() for part, c in pieces])
+    rate = balanced_accuracy((read > 0).float(), (asked > 0.5).float()).nanmean()
+    return rate.nan_to_num(1.0).item()  # nothing to tell apart: nothing is disobeyed
 
 
 def fixed_starts(args, records, rows, c):

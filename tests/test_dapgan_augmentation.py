@@ -134,14 +134,16 @@ def test_constrain_is_obeyed(drawn, linear):
     axis = ClassAxis(pool.middle, pool.features[:20], pool.features[20:])
     made = counterfactuals(pool, axis, lambda z: z.clamp(-0.5, 0.5))
     assert max(row["latent"].abs().max().item() for row in made.rows) <= 0.5
-    person = augment_person(x[:3], x, linear.encode, linear.generate, lambda z: z.clamp(-0.5, 0.5), 4, min_identity=0)
+    faces = Unlabelled(x, linear.encode)
+    person = augment_person(x[:3], faces, linear.encode, linear.generate, lambda z: z.clamp(-0.5, 0.5), 4,
+                            min_identity=0)  # fmt: skip
     assert max(row["latent"].abs().max().item() for row in person.rows) <= 0.5
 
 
 def test_person_is_varied_and_gated(drawn, linear):
     x, _, identity = drawn
     mine = x[torch.as_tensor(identity == identity[0])][:4]
-    call = (mine, x, linear.encode, linear.generate, same)
+    call = (mine, Unlabelled(x, linear.encode), linear.encode, linear.generate, same)
     free = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
     assert free.pictures.shape == (20, 3, 32, 32) and free.pictures.abs().max() <= 1 and not free.rejected
     assert [row["source"] for row in free.rows] == [i % 4 for i in range(20)]
@@ -153,7 +155,7 @@ def test_person_is_varied_and_gated(drawn, linear):
         expected = change(source[None], z[None], row["latent"][None], linear.generate)[0]
         torch.testing.assert_close(picture, expected, rtol=1e-3, atol=1e-3)
         assert 0 <= row["identity"] <= 1 and 0 <= row["quality"] <= 1
-    known = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0, faces=Unlabelled(x, linear.encode))
+    known = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
     assert torch.equal(known.pictures, free.pictures)
     # Twice the strength moves twice as far; strong changes fail the gates, which count what they refuse.
     far = augment_person(*call, 20, strength=1.0, min_identity=0, min_quality=0)

@@ -13,6 +13,8 @@ PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_ma
             if (ROOT / name).exists()]  # fmt: skip
 BOILERPLATE = ["boolean", "setup", "average_gradients", "update_ema", "listen_for_stop", "save_checkpoint",
                "read_checkpoint", "load_checkpoint", "save_sheet", "new_folder", "main", "fail"]  # fmt: skip
+ALSO_ALIKE = ["in_chunks", "r1_penalty", "psnr", "fill", "new_numbered", "output_folder", "save_pictures",
+              "write_table"]  # of dapgan and face_math, new_numbered of facegen_attr too; others may have their own
 GAN_BOILERPLATE = ["diversity", "sliced_wasserstein", "diff_augment"]  # in the projects that train a GAN
 SECTIONS = ["Flags", "Boilerplate", "Training", "Using the model"]
 HEADINGS = ["What it is", "Run it", "How it works", "What is logged", "Results", "Differences from the document"]
@@ -71,6 +73,12 @@ def test_gans_share_their_boilerplate_byte_for_byte():
         assert [name for name in mine if name in GAN_BOILERPLATE] == GAN_BOILERPLATE, project
         for name in GAN_BOILERPLATE:
             assert mine[name] == next(iter(gans.values()))[name], f"{name} of {project}: change one, change all"
+
+
+@pytest.mark.parametrize("name", ALSO_ALIKE)
+def test_helpers_of_the_verbs_are_the_same_byte_for_byte(name):
+    alike = ["dapgan", "face_math", *(["facegen_attr"] if name == "new_numbered" else [])]
+    assert len({functions(project)[name] for project in alike}) == 1, f"{name}: change one, change all of {alike}"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
