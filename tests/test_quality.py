@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import quality
+from benchmarks import person, quality
 from common.celeba import ATTRIBUTES, CelebA, cut_box
 from common.mtcnn import read_image
 
@@ -48,6 +48,18 @@ def test_threshold_is_the_one_with_the_best_balance():
     scores, truth = torch.tensor([-3.0, -2.0, -1.5, -1.0, 4.0]), torch.tensor([0, 0, 0, 1, 1], dtype=torch.bool)
     assert -1.5 < quality.best_threshold(scores, truth) < -1.0
     assert math.isnan(quality.balanced(truth, torch.ones(5, dtype=torch.bool)))
+
+
+def test_flips_and_crops_are_windows_enlarged():
+    ramp = torch.linspace(-1, 1, 33)[None, None, None].expand(2, 3, 33, 33)  # from -1 at the left to 1 at the right
+    made = person.flipped_and_cropped(ramp, 40, 0.4, seed=1)
+    across = made[:, 0, 16].clone()
+    across[2::4], across[3::4] = -across[2::4], -across[3::4]  # the mirrored ones
+    side = (across[:, 20] - across[:, 12]) * 2
+    assert 0.6 <= side.min() < 0.7 and 0.9 < side.max() <= 1.001
+    middle = across[:, 16] * 16 / 33  # of the window, in shares of the side from the middle
+    assert (middle.abs() <= (1 - side) / 2 + 0.001).all() and middle.min() < -0.05 and middle.max() > 0.05
+    torch.testing.assert_close(person.flipped_and_cropped(ramp, 3, 0)[2], ramp[0].flip(2), rtol=0, atol=1e-5)
 
 
 def test_a_straight_path_has_length_one():
