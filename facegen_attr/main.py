@@ -607,14 +607,16 @@ def imagine(args, generator, x, c, pool, mine):
     x, c: this process's real faces and their attributes, the slice `mine` of the whole batch, for which every process
     draws the numbers; pool: (M, A), the attributes of all faces. dcgan4 begins from noise and is fed what it made;
     dcgan5 begins from a real face, asked for another's attributes, and is fed what it made, asked for the face's own.
-    The editor turns one attribute of three faces in four round; the fourth is to stay as it is.
+    The editor leaves one face in four as it is, turns one attribute round of one or two, and gives the others the
+    attributes of another face: many changes at once, and the rare ones often.
     """
     numbers = torch.rand(3, args.batch_size)[:, mine]
+    wrong = mismatched(c, pool, numbers[:2])
     if args.model in REFINERS and args.network == "conditional":
         changed = flipped(c, numbers[0], exclusions(args.attributes))
-        asked = torch.where(numbers[1, :, None].to(c.device) < 0.25, c, changed)
+        kind = numbers[2, :, None].to(c.device)
+        asked = torch.where(kind < 0.25, c, torch.where(kind < 0.6, changed, wrong))
         return [(ask(args, generator, x, c, asked), asked, x)]
-    wrong = mismatched(c, pool, numbers[:2])
     if args.model == "dcgan5":
         first = generator(x, wrong)
         return [(first, wrong, x), (generator(first, c), c, first)]
