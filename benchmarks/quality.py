@@ -168,6 +168,21 @@ def load_judge(args, records, size):
     return judge, thresholds, f"{zlib.crc32(weights.astype(np.float32).tobytes()):08x}"
 
 
+def load_reader(dataset_dir, cache_dir):
+    """The judge of the square at 64 x 64 as a function: (N, H, W, 3) uint8 of any size -> (N, 40) bool, what it reads.
+
+    InputError: the data set has no attributes to train it on.
+    """
+    dataset = CelebA(dataset_dir)
+    if dataset.attributes is None:
+        raise InputError(f"{dataset_dir} has no attributes to train a judge on")
+    args = parse_args(["--dataset_dir", str(dataset_dir), "--cache_dir", str(cache_dir)])
+    args.cache_dir.mkdir(parents=True, exist_ok=True)
+    records = pack(dataset, args.cache_dir / "records", CROPS["square"], (64, 64), progress=False)
+    judge, thresholds, _ = load_judge(args, records, (64, 64))
+    return lambda images: logits_of(judge, resized(images, (64, 64))) > thresholds
+
+
 def balanced(read, truth):
     """Mean of the share read as present where it is and as absent where it is not; nan where one kind is missing."""
     if truth.all() or not truth.any():

