@@ -94,10 +94,10 @@ DCGAN2_EPOCHS = {2: 300, 8: 50, 23: 44}  # by the number of attributes
 
 RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is given wins
     "document": dict(network="document", lambda_mismatch=1.0, lambda_attributes=0.0, lambda_rec=0.5, balance=0.0,
-                     beta1=0.5, lambda_r1=0.0, flip=False, diff_augment=False, ema=0.999, show_ema=False),
+                     lambda_r1=0.0, flip=False, diff_augment=False, ema=0.999, show_ema=False),
     "best": dict(network="conditional", lambda_mismatch=1.0, lambda_attributes=0.5, lambda_rec=1.5, balance=0.2,
-                 beta1=0.0, lambda_r1=0.2, flip=True, diff_augment=False, ema=0.995, show_ema=True, image_size=64,
-                 attributes="8", optimizer="adam", learning_rate=3e-4, train_size=None, epoch=40),
+                 lambda_r1=0.2, flip=True, diff_augment=False, ema=0.995, show_ema=True, image_size=64,
+                 attributes="8", optimizer="adam", learning_rate=5e-4, train_size=None, epoch=40),
 }  # fmt: skip
 
 # Flags that may differ when a run is resumed; all others shape the network, the data or the loss.
@@ -132,7 +132,7 @@ def parse_args(argv=None):
     training.add_argument("--batch_size", type=int, default=32, help="pictures a step, over all processes")
     training.add_argument("--optimizer", choices=("adam", "rmsprop"), help="of both networks (default: the model's)")
     training.add_argument("--learning_rate", type=float, help="of both networks (default: the model's)")
-    training.add_argument("--beta1", type=float, help="Adam's momentum (document: 0.5, best: 0)")
+    training.add_argument("--beta1", type=float, default=0.5, help="Adam's momentum (default: 0.5)")
     training.add_argument("--lambda_mismatch", type=float, help="weight of D's loss on real faces, wrong attributes")
     training.add_argument("--lambda_attributes", type=float, help="weight of reading them (document: 0, best: 0.5)")
     training.add_argument("--lambda_rec", type=float, help="weight of the distance to the picture fed in (dcgan4, 5)")
