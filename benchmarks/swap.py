@@ -52,7 +52,7 @@ def main():
     subprocess.run(list(map(str, command)), check=True)
 
     options = hyperencoder.parse_args([str(part) for part in [*flags, "--run", "swap"]])
-    model, device, autocast, _ = hyperencoder.load_model(options)
+    model, device, autocast, state = hyperencoder.load_model(options)
     detector, before, truth = MTCNN(device), [], []
     for picture in range(args.count, args.count + HELD_OUT):
         image = scene(PEOPLE["first"], picture)
@@ -62,7 +62,7 @@ def main():
             before.append(crop(image, boxes[0][index], 128))
             truth.append(crop(scene(PEOPLE["first"], picture, shown=PEOPLE["second"]), boxes[0][index], 128))
     before, truth = np.stack(before), np.stack(truth)
-    x, swapped, _ = hyperencoder.reconstruct(model, before, device, autocast, person=1)
+    swapped, x = hyperencoder.put_in(model, before, device, autocast, 1, state["means"])
     x_true = model.target(to_tensor(truth, device))
     records = hyperencoder.load_records(options, device, 0)
     rows = np.flatnonzero(np.array([name.startswith("second/") for name in records.names]))

@@ -611,6 +611,8 @@ def train(args):
             better = errors.mean().item() < state["best"]
             if better:
                 state |= dict(best=errors.mean().item(), best_epoch=math.ceil(step / epoch_steps))
+                if len(people) > 1:
+                    state["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
             if writer:
                 writer.add_scalars("loss/mse", {"validation": errors.mean().item()}, step)
         if rank == 0 and (step % args.sample_every == 0 if args.sample_every else epoch_end):
@@ -622,7 +624,7 @@ def train(args):
         if rank == 0 and (save or stop_early or better):  # the checkpoint first: no model without one
             save_checkpoint(checkpoint, args, parts, **state | {"step": step})
         if rank == 0 and better:
-            save_checkpoint(best_path, args, {"model": shown}, step=step, people=people,
+            save_checkpoint(best_path, args, {"model": shown}, step=step, people=people, means=state.get("means"),
                             validation_errors=errors.sort().values)  # fmt: skip
         if stop or stop_early:
             break
@@ -645,6 +647,14 @@ def embed_validation(model, records, rows, device, autocast, writer, step):
     names = [records.names[row] for row in rows]
     icons = F.interpolate(faces, (64, 64)) / 2 + 0.5  # the projector wants squares
     writer.add_embedding(embeddings, metadata=names, label_img=icons, global_step=step, tag="embedding")
+
+
+def mean_embeddings(model, records, rows, device, autocast, most=512):
+    """The mean embedding of each person's pictures, of at most so many: (people, E), on the CPU."""
+    return torch.stack([
+        torch.cat([reconstruct(model, records.images[mine[:most][part]], device, autocast)[2]
+                   for part in in_chunks(mine[:most])]).mean(0) for mine in rows
+    ]).cpu()  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -781,6 +791,20 @@ def anomaly(args):
     save_sheet(samples / "anomaly.png", sheet, columns=8)
 
 
+def put_in(model, images, device, autocast, person, means):
+    """Faces (N, h, w, 3) uint8 as `person`'s decoder draws them, and themselves: (N, 3, H, W) in [-1, 1] each.
+
+    A decoder has only seen its own person's embeddings, and draws noise from others'. So each embedding is first moved
+    by the way from the mean of whoever of the trained people is nearest, to `person`'s mean (means: (people, E)).
+    """
+    x, _, embedding = reconstruct(model, images, device, autocast, person)
+    means = means.to(device)
+    nearest = torch.cdist(embedding, means).argmin(1)
+    with torch.no_grad(), autocast():
+        made = model.decode(embedding - means[nearest] + means[person], person)
+    return made.float(), x
+
+
 def swap(args):
     """Put --person's face over the faces of --images: embed each face, decode it as that person, blend it back."""
     if not args.images or not args.out_dir:
@@ -790,6 +814,8 @@ def swap(args):
     person = args.person or people[-1]
     if person not in people:
         raise InputError(f"--person {person}: the model knows {', '.join(people)}")
+    if state.get("means") is None:
+        raise InputError("this model does not know its people's mean embeddings: --run train_swap again")
     files = media_files(args.images)
     out_dir, detector, swapped = new_folder(args.out_dir, args.overwrite), MTCNN(device), 0
     for file, stem in zip(files, name_outputs([file.name for file in files]), strict=True):
@@ -801,7 +827,8 @@ def swap(args):
             chosen = boxes[0] if args.all_faces else boxes[0][[pick(boxes[0], photo.shape, "largest")]]
             for box in chosen:
                 face = crop(photo, box, 128)[None]
-                made = to_uint8(reconstruct(model, face, device, autocast, people.index(person))[1])[0]
+                made = put_in(model, face, device, autocast, people.index(person), state["means"])[0]
+                made = to_uint8(made)[0]
                 photo = paste(photo, made, square_matrix(box, made.shape))
             swapped += 1
             number = name.removesuffix(file.suffix)[len(file.stem) :]  # of a frame

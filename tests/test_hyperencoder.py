@@ -1,5 +1,6 @@
 """hyperencoder/: the networks by numbers, and every verb through the command line on drawn faces."""
 
+import contextlib
 import csv
 import itertools
 import json
@@ -15,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import ROOT
 from PIL import Image
 
@@ -473,6 +475,8 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
     content = script.read_checkpoint(home / "models/faces_swap.pt")
     assert content["state"]["people"] == ["1", "2"]
     assert {key.split(".")[1] for key in content["model"] if key.startswith("decoders")} == {"0", "1"}
+    means = content["state"]["means"]
+    assert means.shape[0] == 2 and (means[0] - means[1]).abs().max() > 0
     photo = next((faces / "img_align_celeba").iterdir())
     out = home / "out"
     assert call(*flags, "--run=swap", "--images", photo, "--out_dir", out, "--person=2") == 0
@@ -482,6 +486,21 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
     assert changed[:10].max() == 0 and changed[:, :5].max() == 0, "what is far from the face has not"
     assert call(*flags, "--run=swap", "--images", photo, "--out_dir", home / "other", "--person=77") == 2
     assert "the model knows 1, 2" in capsys.readouterr().err
+
+
+def test_a_swapped_embedding_moves_from_one_mean_to_the_other():
+    """Each face from the mean of the person it is nearest to; whoever is that person already stays as he is."""
+    class Painter:  # embeds a picture as its first two colours, and draws an embedding as these
+        eval = target = staticmethod(lambda *x: x[0] if x else None)
+        encode = staticmethod(lambda x: x[:, :2, 0, 0])
+        decode = staticmethod(lambda e, person: F.pad(e, (0, 1), value=person)[:, :, None, None].expand(-1, -1, 4, 4))
+
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+    images[0], images[1] = (51, 102, 0), (204, 204, 0)  # -0.6, -0.2 and 0.6, 0.6 in [-1, 1]
+    means = torch.tensor([[-0.5, -0.5], [0.5, 0.5]])
+    made, x = script.put_in(Painter, images, torch.device("cpu"), contextlib.nullcontext, 1, means)
+    torch.testing.assert_close(made[:, :, 0, 0], torch.tensor([[0.4, 0.8, 1], [0.6, 0.6, 1]]))
+    torch.testing.assert_close(x[:, :2, 3, 3], torch.tensor([[-0.6, -0.2], [0.6, 0.6]]))
 
 
 def test_swap_between_folders(faces, tmp_path):
