@@ -391,7 +391,8 @@ def test_train_size_counts_and_shares(faces, home, capsys):
 
 def test_testing_writes_metrics_and_embeddings(trained, faces, run):
     folder, _ = trained
-    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0", *places(folder))
+    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0",
+                  "--precision=fp32", *places(folder))  # fmt: skip
     assert process.returncode == 0, process.stderr
     samples = folder / "samples/faces"
     metrics = json.loads((samples / "metrics.json").read_text())
