@@ -51,6 +51,8 @@ def main(argv=None):
     own.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache")
     own, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
     args, table = facegen.parse_args(rest), []
+    if not all(epoch.isdecimal() and int(epoch) for epoch in own.epochs.split(",")):
+        raise InputError(f"--epochs {own.epochs}: expected numbers such as 2,5,10,20")
     if args.network != "document":
         raise InputError("this is for the document's networks: leave --recipe and --network away")
     features, _ = load_features()
@@ -63,7 +65,8 @@ def main(argv=None):
     c = torch.from_numpy(records.attributes[rows][:, attribute_indices(args.attributes)]).float()
     for epoch in map(int, own.epochs.split(",")):
         command = [sys.executable, ROOT / "facegen_attr/main.py", *rest, "--epoch", epoch]
-        subprocess.run(list(map(str, command)), check=True)
+        if code := subprocess.run(list(map(str, command))).returncode:
+            sys.exit(code)  # it has said why
         last = facegen.place(args, "checkpoint")
         generator, saved, state = facegen.read_generator(last)
         device, autocast, *_ = facegen.setup(args)
