@@ -156,7 +156,8 @@ def overlap(boxes, others):
 def agree(args):
     """Print how far our detections are those of the reference file."""
     sys.path.insert(0, str(ROOT))
-    from common.mtcnn import MTCNN, read_image
+    from common.mtcnn import MTCNN
+    from common.photos import read_image
 
     reference = json.loads(Path(args.reference).read_text())
     rows, images = [], []

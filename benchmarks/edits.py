@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.quality import load_reader
 from common.celeba import attribute_indices, to_uint8
-from common.mtcnn import InputError
+from common.photos import InputError
 from facegen_attr import main as facegen
 from facegen_attr.model import exclusions
 

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.celeba import subset, to_tensor, to_uint8
-from common.mtcnn import InputError
+from common.photos import InputError
 from face_math import main as face_math
 from face_math.baselines import fill_linearly
 

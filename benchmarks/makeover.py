@@ -25,7 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import quality
 
 from common.celeba import ATTRIBUTES, CROPS, CelebA, attribute_indices, pack, parse_condition
-from common.mtcnn import InputError
+from common.photos import InputError
 from deep_makeover import main as deep_makeover
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.quality import SAME_PERSON, load_features, load_identity
 from common.celeba import to_tensor, to_uint8
-from common.mtcnn import InputError
+from common.photos import InputError
 from dapgan import main as dapgan
 from dapgan.augmentation import Unlabelled, augment_person
 from dapgan.evaluation import interval

@@ -47,7 +47,7 @@ from common.celeba import (
     parse_condition,
     to_tensor,
 )
-from common.mtcnn import IMAGE_TYPES, InputError, read_image
+from common.photos import IMAGE_TYPES, InputError, read_image
 
 MAIN = "Male,Smiling,Black_Hair,Blond_Hair,Eyeglasses,No_Beard,Wearing_Hat,Young"
 SAME_PERSON = 0.6  # dlib's own threshold on the distance of two embeddings

@@ -16,7 +16,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.celeba import to_tensor
-from common.mtcnn import MTCNN, InputError, crop, pick
+from common.mtcnn import MTCNN, crop, pick
+from common.photos import InputError
 from common.synthetic import draw, parameters, person
 from hyperencoder import main as hyperencoder
 

@@ -37,8 +37,9 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.mtcnn import IMAGE_TYPES, MTCNN, InputError, align, media_files, pick, read_frames, read_image  # noqa: E402
-from common.mtcnn import crop as crop_face  # noqa: E402
+from common.mtcnn import MTCNN, align, pick
+from common.mtcnn import crop as crop_face
+from common.photos import IMAGE_TYPES, InputError, frames, media_files, read_image
 
 ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
     Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup
@@ -638,16 +639,6 @@ def load_faces(paths, crop, size, detector, which="largest", aligned=False, face
     if not images:
         raise InputError("no usable face: " + first([f"{name} ({reason})" for name, reason in skipped]))
     return np.stack(images), names, skipped
-
-
-def frames(files):
-    """Yield (name, image, "") for every frame of the files (clip_000012.mp4), (name, None, why not) for a bad file."""
-    for path in files:
-        try:
-            for name, image in read_frames(path):
-                yield name + path.suffix, image, ""
-        except InputError as error:
-            yield path.name, None, str(error).removeprefix(f"{path}: ")
 
 
 # Packed records

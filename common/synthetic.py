@@ -24,7 +24,8 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.mtcnn import TEMPLATE, InputError
+from common.mtcnn import TEMPLATE
+from common.photos import InputError
 
 WIDTH, HEIGHT, SCALE = 178, 218, 2  # painted at SCALE times the size, then averaged down
 

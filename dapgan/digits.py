@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.datasets import MNIST
 
 from common.celeba import PARTS, to_tensor
-from common.mtcnn import InputError
+from common.photos import InputError
 
 
 class Digits:

@@ -35,7 +35,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository root
 from common.celeba import SQUARE, CelebA, attribute_indices, batches, load_faces, pack, subset, to_tensor, to_uint8
-from common.mtcnn import MTCNN, InputError, name_outputs
+from common.mtcnn import MTCNN
+from common.photos import InputError, name_outputs
 from dapgan import evaluation
 from dapgan.augmentation import AttributeReader, Unlabelled, augment_person
 from dapgan.digits import classify, cluster, deform, load_digits, purity, shape_of, train_digit_classifier

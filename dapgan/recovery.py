@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_msssim import ssim
 
-from common.mtcnn import InputError
+from common.photos import InputError
 
 METHODS = ("predictor", "optimisation", "both")
 LOSSES = ("mse", "ssim", "msssim", "vgg16")

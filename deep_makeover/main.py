@@ -49,7 +49,8 @@ from common.celeba import (
     to_tensor,
     to_uint8,
 )
-from common.mtcnn import MTCNN, VIDEO_TYPES, InputError, align, media_files, name_outputs, numbered_frames, pick, warp
+from common.mtcnn import MTCNN, align, pick, warp
+from common.photos import VIDEO_TYPES, InputError, media_files, name_outputs, numbered_frames
 from deep_makeover.model import make_networks
 
 # ---------------------------------------------------------------------------------------------------------------------

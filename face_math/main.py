@@ -35,7 +35,8 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository root
 from common.celeba import SQUARE, CelebA, attribute_indices, batches, load_faces, pack, subset, to_tensor, to_uint8
-from common.mtcnn import MTCNN, InputError, name_outputs, read_image
+from common.mtcnn import MTCNN
+from common.photos import InputError, name_outputs, read_image
 from face_math.baselines import linear_reconstructions, training_faces
 from face_math.guess import Guess
 from face_math.model import SIZES, Discriminator, Encoder, Generator, draw_z

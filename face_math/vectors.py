@@ -6,7 +6,8 @@ import cv2
 import torch
 
 from common.celeba import attribute_indices
-from common.mtcnn import MTCNN, InputError
+from common.mtcnn import MTCNN
+from common.photos import InputError
 
 MAIN = ["Male", "Smiling", "Black_Hair", "Blond_Hair", "Eyeglasses", "No_Beard", "Wearing_Hat", "Young"]
 

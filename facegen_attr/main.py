@@ -49,7 +49,8 @@ from common.celeba import (
     to_tensor,
     to_uint8,
 )
-from common.mtcnn import MTCNN, InputError
+from common.mtcnn import MTCNN
+from common.photos import InputError
 from facegen_attr.chart import draw_bars, draw_lines
 from facegen_attr.model import (
     MODELS,

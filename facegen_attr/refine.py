@@ -5,7 +5,7 @@ import csv
 from PIL import Image
 
 from common.celeba import attribute_indices, to_uint8
-from common.mtcnn import InputError
+from common.photos import InputError
 from facegen_attr.model import contradictions
 
 HELP = """+Smiling -Eyeglasses   ask for attributes, or for their absence, as many as you like

@@ -12,7 +12,7 @@ from PIL import Image
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import
 import gradio as gr
 
-from common.mtcnn import InputError
+from common.photos import InputError
 from facegen_attr.refine import MOST, describe
 
 SHOWN = 320  # pixels

@@ -34,8 +34,9 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # the repository root
-from common.celeba import CelebA, batches, frames, load_faces, pack, subset, to_tensor, to_uint8
-from common.mtcnn import MTCNN, InputError, crop, media_files, name_outputs, paste, pick, square_matrix
+from common.celeba import CelebA, batches, load_faces, pack, subset, to_tensor, to_uint8
+from common.mtcnn import MTCNN, crop, paste, pick, square_matrix
+from common.photos import InputError, frames, media_files, name_outputs
 from hyperencoder.anomaly import ANOMALIES, roc_auc
 from hyperencoder.model import X_SIZE, AutoEncoder, augment, fit_pca, initialise, map_sizes
 

@@ -20,8 +20,9 @@ import torch
 from PIL import Image
 
 from common import celeba
-from common.celeba import ATTRIBUTES, FULL, MAKEOVER, SQUARE, CelebA, InputError, Records, batches, pack, subset
+from common.celeba import ATTRIBUTES, FULL, MAKEOVER, SQUARE, CelebA, Records, batches, pack, subset
 from common.mtcnn import TEMPLATE
+from common.photos import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 12

@@ -17,7 +17,9 @@ import torch
 from PIL import Image
 
 from common import mtcnn
-from common.mtcnn import MTCNN, TEMPLATE, InputError, align, crop, media_files, paste, pick, read_frames, read_image
+from common.crop import main
+from common.mtcnn import MTCNN, TEMPLATE, align, crop, paste, pick
+from common.photos import InputError, media_files, read_frames, read_image
 from common.synthetic import draw
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -406,7 +408,7 @@ def read_table(out_dir):
 def crop_folder(*flags):
     """The command in this process; returns its exit code."""
     try:
-        mtcnn.main(list(map(str, flags)))
+        main(list(map(str, flags)))
     except SystemExit as stop:
         return stop.code
     return 0

@@ -10,7 +10,7 @@ from PIL import Image
 
 from benchmarks import person, quality
 from common.celeba import ATTRIBUTES, CelebA, cut_box
-from common.mtcnn import read_image
+from common.photos import read_image
 
 
 def read(**present):

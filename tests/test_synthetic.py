@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.celeba import ATTRIBUTES, CelebA
-from common.mtcnn import MTCNN, InputError, pick
+from common.mtcnn import MTCNN, pick
+from common.photos import InputError
 from common.synthetic import FILES, HAIR, MEANING, draw, parameters, visible, write
 
 COUNT, IDENTITIES = 120, 15
