@@ -33,6 +33,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from PIL import Image
 from tqdm import tqdm
 
@@ -65,8 +66,8 @@ TABLES = {
 }
 ALLOWED = {"attributes": (-1, 1), "partition": (0, 1, 2)}
 PICTURE_FOLDERS = ("img_align_celeba", "img_celeba")  # what the names of CelebA's own picture folders begin with
-FORMAT = 1      # of the packed records; a change makes older ones be packed anew
-BATCH = 64      # pictures per call of the face detector
+FORMAT = 1  # of the packed records; a change makes older ones be packed anew
+BATCH = 64  # pictures per call of the face detector
 
 
 # Finding the pictures
@@ -116,8 +117,9 @@ class CelebA:
         self.aligned = named or bool(fits) and all(fits)
         if named and not all(fits):
             width, height = self.sizes[fits.index(False)]
-            self.problems.append(f"some pictures have another shape than 178 x 218 (such as {width} x {height}): "
-                                 "their middle is used")
+            self.problems.append(
+                f"some pictures have another shape than 178 x 218 (such as {width} x {height}): their middle is used"
+            )
 
         self.cropped = (self.root / "faces.tsv").is_file()
 
@@ -134,9 +136,11 @@ def find(root, problems):
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; expected one with pictures, or a zip such as img_align_celeba.zip")
     given = root
-    while len(inside := [path for path in root.iterdir() if visible(path.name)]) == 1 and inside[0].is_dir() \
-            and inside[0].name.lower() not in ("celeba", "img") and not is_celeba(inside[0]):
-        root = inside[0]
+    while len(inside := [path for path in root.iterdir() if visible(path.name)]) == 1:
+        only = inside[0]
+        if not only.is_dir() or only.name.lower() in ("celeba", "img") or is_celeba(only):
+            break
+        root = only
     if not inside:
         raise InputError(f"{root}: the folder is empty")
     if root != given:
@@ -187,8 +191,8 @@ def folders_below(root, depth):
     level = [root]
     for _ in range(depth + 1):
         yield from level
-        level = sorted(Path(entry.path) for folder in level for entry in os.scandir(folder)
-                       if visible(entry.name) and entry.is_dir())
+        entries = (entry for folder in level for entry in os.scandir(folder))
+        level = sorted(Path(entry.path) for entry in entries if visible(entry.name) and entry.is_dir())
 
 
 def list_pictures(folder):
@@ -213,6 +217,22 @@ def is_web_page(path):
         return file.read(256).lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype", b"<html", b"<head"))
 
 
+def list_members(file, archive, folder):
+    """The pictures and annotation files of an open zip: {name without a leading folder of that name: member}."""
+    members = {member.filename.replace("\\", "/"): member for member in file.infolist()}
+    for name in members:
+        if leads_out(name):
+            raise InputError(f"{archive}: refused, it has a file that leads out of its folder: {name}")
+    pictures = {name for name in members if visible(name) and is_picture(name.split("/")[-1])}
+    if not pictures:
+        raise InputError(f"{archive}: no pictures in this archive")
+    tables = {name for name in members if visible(name) and name.endswith((".txt", ".csv"))}
+    members = {name: member for name, member in members.items() if name in pictures | tables}
+    if all(name.startswith(folder + "/") for name in members):
+        members = {name.removeprefix(folder + "/"): member for name, member in members.items()}
+    return members
+
+
 def extract(archive):
     """Unpack the pictures and annotation files of a zip into a folder of its name beside it, once; return the folder.
 
@@ -220,8 +240,10 @@ def extract(archive):
     """
     target = archive.with_suffix("")
     if is_web_page(archive):
-        raise InputError(f"{archive} is a web page, not a zip (Google Drive's download limit, or a log-in page, saved "
-                         "under that name): delete it and download it again, later or from another source")
+        raise InputError(
+            f"{archive} is a web page, not a zip (Google Drive's download limit, or a log-in page, saved "
+            "under that name): delete it and download it again, later or from another source"
+        )
     with open(archive, "rb") as file:
         head = file.read(6)
     if not head.startswith(b"PK"):
@@ -229,16 +251,7 @@ def extract(archive):
         raise InputError(f"{archive} is {kind}; --dataset_dir is a folder of pictures or a .zip")
     try:
         with zipfile.ZipFile(archive) as file:
-            members = {member.filename.replace("\\", "/"): member for member in file.infolist()}
-            for name in members:
-                if leads_out(name):
-                    raise InputError(f"{archive}: refused, it has a file that leads out of its folder: {name}")
-            members = {name: member for name, member in members.items() if visible(name) and not member.is_dir()
-                       and (is_picture(name.split("/")[-1]) or name.endswith((".txt", ".csv")))}
-            if not any(is_picture(name.split("/")[-1]) for name in members):
-                raise InputError(f"{archive}: no pictures in this archive")
-            if all(name.startswith(target.name + "/") for name in members):
-                members = {name.removeprefix(target.name + "/"): member for name, member in members.items()}
+            members = list_members(file, archive, target.name)
             if target.exists():
                 if all((target / name).is_file() for name in (min(members), max(members))):
                     return target  # unpacked before
@@ -255,8 +268,8 @@ def extract(archive):
     except (RuntimeError, OSError) as error:  # a password, an unusual compression; a folder that cannot be written
         if target.is_dir():
             return target  # another process was quicker
-        raise InputError(f"{archive} cannot be unpacked beside itself ({error}): unpack it by hand and give the folder"
-                         ) from None
+        advice = "unpack it by hand and give the folder"
+        raise InputError(f"{archive} cannot be unpacked beside itself ({error}): {advice}") from None
     return target
 
 
@@ -311,8 +324,10 @@ def download(dataset_dir):
             except Exception as error:  # gdown's, requests', zipfile's and torchvision's own
                 pages = sorted(path.name for path in temporary.rglob("*") if path.is_file() and is_web_page(path))
                 if pages:
-                    raise InputError(f"Google Drive sent a web page instead of {pages[0]}, its download limit usually: "
-                                     "try again in a day, or get CelebA elsewhere; nothing was kept") from None
+                    raise InputError(
+                        f"Google Drive sent a web page instead of {pages[0]}, its download limit usually: "
+                        "try again in a day, or get CelebA elsewhere; nothing was kept"
+                    ) from None
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
                 raise InputError(f"the download failed ({reason}); nothing was kept") from None
             if target.is_dir():
@@ -335,11 +350,11 @@ def read_annotations(root, image_dir, files, problems):
     while top.name.lower() == "img" or is_celeba(top):
         top = top.parent  # the picture folder itself was given: the annotations lie outside of it
     places = [image_dir, *image_dir.parents]
-    places = places[:places.index(top) + 1]
+    places = places[: places.index(top) + 1]
     sources, tables, rows = {}, {}, {}
     for kind, (stem, _, _) in TABLES.items():
-        candidates = [place / sub / (stem + suffix)
-                      for place in places for sub in ("", "Anno", "Eval") for suffix in (".txt", ".csv")]
+        folders = [place / sub for place in places for sub in ("", "Anno", "Eval")]
+        candidates = [folder / (stem + suffix) for folder in folders for suffix in (".txt", ".csv")]
         sources[kind] = next((path for path in candidates if path.is_file()), None)
         if sources[kind] is not None:
             names, tables[kind] = read_table(sources[kind], kind)
@@ -361,8 +376,10 @@ def match(files, names, source, image_dir, problems):
         found = [index.get(os.path.splitext(file)[0], -1) for file in files]
     found = np.array(found)
     if (found < 0).all():
-        raise InputError(f"{source}: none of its {len(names)} rows names one of the {len(files)} pictures in "
-                         f"{image_dir} (it has {names[0]}, the folder {files[0]})")
+        raise InputError(
+            f"{source}: none of its {len(names)} rows names one of the {len(files)} pictures in "
+            f"{image_dir} (it has {names[0]}, the folder {files[0]})"
+        )
     without = [file for file, row in zip(files, found, strict=True) if row < 0]
     if without:
         problems.append(f"{len(without)} pictures have no row in {source.name} and are left out: {first(without)}")
@@ -442,7 +459,7 @@ def parse(rows, columns, comma):
     One call of np.fromstring for all rows: splitting each into its values would take several times as long. A mark
     larger than any value ends every row, so that rows with too few and too many values cannot make up for each other.
     """
-    mark = -2**40
+    mark = -(2**40)
     text = f" {mark} ".encode().join([*rows, b""])
     for dtype in (np.int64, np.float64):  # whole numbers are read five times as fast
         try:
@@ -516,8 +533,8 @@ def attribute_indices(names):
             lower = {attribute.lower(): attribute for attribute in ATTRIBUTES}
             near = difflib.get_close_matches(name.lower(), lower, 3, 0.4)
             near += [key for key in lower if name and name.lower() in key and key not in near]
-            raise InputError(f"unknown attribute {name!r}; nearest: {', '.join(lower[key] for key in near[:3])}" if near
-                             else f"unknown attribute {name!r}; there are: {', '.join(ATTRIBUTES)}")
+            names = [lower[key] for key in near[:3]] or ATTRIBUTES
+            raise InputError(f"unknown attribute {name!r}; {'nearest' if near else 'there are'}: {', '.join(names)}")
         if names.count(name) > 1:
             raise InputError(f"attribute {name} is given twice")
     return [ATTRIBUTES.index(name) for name in names]
@@ -607,9 +624,10 @@ def check_crop(crop, size):
     if crop in ("face", "whole"):
         if size[0] != size[1]:
             raise InputError(f"{crop} crops are square; {size[0]} x {size[1]} is not")
-    elif isinstance(crop, str) or crop[0] < 0 or crop[1] < 0 or min(crop[2:]) < 1 or \
-            crop[0] + crop[2] > WIDTH or crop[1] + crop[3] > HEIGHT:
-        raise InputError(f"crop {crop}: expected \"face\", \"whole\" or a box x, y, width, height within 178 x 218")
+    else:
+        x, y, width, height = (0, 0, 0, 0) if isinstance(crop, str) else crop
+        if min(x, y) < 0 or min(width, height) < 1 or x + width > WIDTH or y + height > HEIGHT:
+            raise InputError(f'crop {crop}: expected "face", "whole" or a box x, y, width, height within 178 x 218')
     if min(size) < 1:
         raise InputError(f"size {size[0]} x {size[1]}: expected at least one pixel")
 
@@ -665,6 +683,11 @@ class Records:
         """int64 array: the rows of a part, "train", "validation" or "test"."""
         return np.flatnonzero(self.partition == PARTS.index(part))
 
+    def describe(self):
+        """What tells these pictures from others, in a few words: a training is resumed with the same ones alone."""
+        names = " ".join(self.names).encode(errors="surrogateescape")
+        return f"{len(self.names)} pictures {zlib.crc32(names):08x}"
+
     def where(self, condition):
         """(M,) bool: the pictures for which a condition such as "Male=1,Eyeglasses=0" holds."""
         return matches(self.attributes, condition)
@@ -702,10 +725,8 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
         try:
             folder.mkdir(parents=True, exist_ok=True)
             skipped = write_images(path, dataset, crop, size, workers, device, progress)
-            for file, text in ((listing, "".join(f"{name}\t{reason}\n" for name, reason in skipped)),
-                               (sidecar, json.dumps({"skipped": skipped}))):  # last: it makes the records whole
-                with replacing(file) as temporary:
-                    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
+            write_text(listing, "".join(f"{name}\t{reason}\n" for name, reason in skipped))
+            write_text(sidecar, json.dumps({"skipped": skipped}))  # last: it makes the records whole
             for old in folder.glob("*.npy"):
                 if old != path:  # of pictures that have changed since
                     old.with_suffix(".json").unlink(missing_ok=True)
@@ -716,6 +737,29 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
     if skipped and progress:
         print(f"{len(skipped)} of {len(dataset.files)} pictures skipped: see {listing}")
     return records
+
+
+def load_records(args, crop, size, device, rank=0):
+    """The packed pictures that a script's flags (dataset_dir, record_dir, workers, seed) name; rank 0 packs them first.
+
+    crop, size: as in pack(); of pictures that are cropped already the middle is taken. InputError: as CelebA, pack.
+    """
+    if args.dataset_dir is None:
+        raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
+    dataset = CelebA(args.dataset_dir, args.seed)
+    if rank:
+        dist.barrier()
+    crop = "whole" if dataset.cropped else crop
+    records = pack(dataset, args.record_dir, crop, size, args.workers, device, progress=rank == 0)
+    if rank == 0 and dist.is_initialized():
+        dist.barrier()
+    return records
+
+
+def write_text(path, text):
+    """Write a text file that is there whole or not at all; names of files may be in any encoding."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def take_fingerprint(dataset, crop, size):
@@ -754,8 +798,8 @@ def write_images(path, dataset, crop, size, workers, device, progress):
                 file.write(image.tobytes())
                 count += 1
         if count == 0:
-            raise InputError(f"{dataset.image_dir}: none of the {len(skipped)} pictures could be used: "
-                             + first([f"{name} ({reason})" for name, reason in skipped]))
+            reasons = first([f"{name} ({reason})" for name, reason in skipped])
+            raise InputError(f"{dataset.image_dir}: none of the {len(skipped)} pictures could be used: {reasons}")
         file.seek(0)
         write_header(file, count, size)
         file.flush()
@@ -765,8 +809,8 @@ def write_images(path, dataset, crop, size, workers, device, progress):
 
 def write_header(file, count, size):
     """The head of a .npy file of count uint8 pictures; as long for any count, as numpy leaves room to grow."""
-    np.lib.format.write_array_header_1_0(
-        file, {"descr": "|u1", "fortran_order": False, "shape": (count, size[0], size[1], 3)})
+    head = {"descr": "|u1", "fortran_order": False, "shape": (count, *size, 3)}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def decode_all(dataset, crop, size, workers):
@@ -775,7 +819,7 @@ def decode_all(dataset, crop, size, workers):
     Only a few chunks are under way at a time, so that memory does not depend on the number of pictures.
     """
     step = 16 if dataset.aligned else 1  # those that are not may be large photos
-    chunks = (dataset.files[start:start + step] for start in range(0, len(dataset.files), step))
+    chunks = (dataset.files[start : start + step] for start in range(0, len(dataset.files), step))
     work = partial(decode, dataset.image_dir, crop, size)
     if workers == 0 or len(dataset.files) < (FEW if dataset.aligned else FEW / 40):
         yield from itertools.chain.from_iterable(map(work, chunks))
@@ -876,7 +920,7 @@ def stream(images, rows, batch_size, device, seed, start, rank, world, flip):
     if device.type == "cuda" and len(rows) * images[0].nbytes < 0.4 * torch.cuda.mem_get_info(device)[0]:
         resident = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, device=device)
         for begin in range(0, len(rows), 4096):
-            resident[begin:begin + 4096] = torch.from_numpy(images[rows[begin:begin + 4096]]).to(device)
+            resident[begin : begin + 4096] = torch.from_numpy(images[rows[begin : begin + 4096]]).to(device)
         for step in itertools.count(start):
             positions, flips = draw(step)
             yield finish(resident[torch.from_numpy(positions).to(device)], flips), rows[positions]

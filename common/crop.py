@@ -25,8 +25,8 @@ from common.mtcnn import MTCNN, align, crop, pick
 from common.photos import InputError, media_files, name_outputs, numbered_frames
 
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
-COLUMNS = ["source", "frame", "output", "score", "x1", "y1", "x2", "y2",
-           *(f"{point}_{axis}" for point in POINTS for axis in "xy"), "skipped", "file_stamp"]
+FOUND = ["score", "x1", "y1", "x2", "y2", *(f"{point}_{axis}" for point in POINTS for axis in "xy")]
+COLUMNS = ["source", "frame", "output", *FOUND, "skipped", "file_stamp"]  # of faces.tsv
 
 
 def parse_args(argv=None):
@@ -75,6 +75,7 @@ def list_inputs(in_dir, out_dir):
         names += [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in found]
     return files, names, None
 
+
 def replace_file(path, data):
     """Write bytes so that the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,13 +96,16 @@ def read_rows(table, title, overwrite):
         return []
     lines = table.read_bytes().decode("utf-8", "surrogateescape").split("\n")
     if lines[0] != title and not overwrite:
-        raise InputError(f"{table.parent} was made with other settings, {lines[0].removeprefix('# ')}: "
-                         "give the same, --overwrite, or another --out_dir")
+        raise InputError(
+            f"{table.parent} was made with other settings, {lines[0].removeprefix('# ')}: "
+            "give the same, --overwrite, or another --out_dir"
+        )
     rows = [line.split("\t") for line in lines[2:-1]]
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in rows if len(row) == len(COLUMNS)]
     if lines[-1]:  # the last line was cut short, so faces of the picture before it may be missing: not valid
-        rows = [row | {"file_stamp": ""} if (row["source"], row["frame"]) == (rows[-1]["source"], rows[-1]["frame"])
-                else row for row in rows]
+        for row in rows:
+            if (row["source"], row["frame"]) == (rows[-1]["source"], rows[-1]["frame"]):
+                row["file_stamp"] = ""
     return rows
 
 
@@ -133,7 +137,7 @@ def cut_out(image, boxes, scores, landmarks, args):
     for index in order:
         face = align(image, landmarks[index])[0] if args.align else crop(image, boxes[index], args.size, args.margin)
         numbers = [scores[index], *boxes[index], *landmarks[index].ravel()]
-        yield face, dict(zip(COLUMNS[3:18], (f"{number:.4f}" for number in numbers), strict=True))
+        yield face, dict(zip(FOUND, (f"{number:.4f}" for number in numbers), strict=True))
 
 
 def crop_folder(args):
@@ -151,9 +155,9 @@ def crop_folder(args):
     files = {str(file).translate({9: " ", 10: " ", 13: " "}): file for file in files}
     stems = dict(zip(files, name_outputs(names), strict=True))
     stamps = {source: f"{file.stat().st_mtime_ns}-{file.stat().st_size}" for source, file in files.items()}
-    valid = [row for row in rows if not args.overwrite and stamps.get(row["source"]) == row["file_stamp"]
-             and row["output"].startswith(stems[row["source"]] if row["output"] else "")
-             and (out_dir / row["output"]).exists()]
+    unchanged = [row for row in rows if stamps.get(row["source"]) == row["file_stamp"] and not args.overwrite]
+    named = [row for row in unchanged if not row["output"] or row["output"].startswith(stems[row["source"]])]
+    valid = [row for row in named if (out_dir / row["output"]).exists()]
     outputs = {row["output"] for row in valid}
     for row in rows:
         if row["output"] not in outputs and out_dir.resolve() in (out_dir / row["output"]).resolve().parents:

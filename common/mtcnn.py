@@ -32,14 +32,13 @@ TEMPLATE = np.float32([[69.1, 111.4], [108.1, 111.3], [87.8, 135.5], [70.9, 152.
 # Networks
 
 
-def block(inputs, outputs, kernel):
-    """Convolution without padding, then PReLU with one slope per channel."""
-    return [nn.Conv2d(inputs, outputs, kernel), nn.PReLU(outputs)]
+def block(inputs, outputs, kernel, pool=0):
+    """Convolution without padding, PReLU with one slope per channel, max pooling with stride two.
 
-
-def pool(kernel):
-    """Max pooling with stride two; ceil_mode as the networks were trained."""
-    return nn.MaxPool2d(kernel, 2, ceil_mode=True)
+    pool: kernel of the pooling, 0 for none; ceil_mode as the networks were trained.
+    """
+    layers = [nn.Conv2d(inputs, outputs, kernel), nn.PReLU(outputs)]
+    return [*layers, nn.MaxPool2d(pool, 2, ceil_mode=True)] if pool else layers
 
 
 class Flatten(nn.Module):
@@ -57,12 +56,12 @@ class PNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(*block(3, 16, 3), pool(2), *block(16, 16, 3), *block(16, 32, 3))
+        self.body = nn.Sequential(*block(3, 16, 3, pool=2), *block(16, 16, 3), *block(16, 32, 3))
         self.box = nn.Conv2d(32, 4, 1)
         self.face = nn.Conv2d(32, 2, 1)
 
-    def forward(self, x):                                         # (N, 3, H, W)
-        x = self.body(x)                                          # (N, 32, H / 2 - 5, W / 2 - 5)
+    def forward(self, x):  # (N, 3, H, W)
+        x = self.body(x)  # (N, 32, H / 2 - 5, W / 2 - 5)
         return self.box(x), self.face(x).softmax(1)[:, 1]
 
 
@@ -72,15 +71,18 @@ class RNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            *block(3, 28, 3), pool(3),                            # (28, 11, 11)
-            *block(28, 48, 3), pool(3),                           # (48, 4, 4)
-            *block(48, 64, 2), Flatten(),                         # 64 * 3 * 3
-            nn.Linear(576, 128), nn.PReLU(128))
+            *block(3, 28, 3, pool=3),  # (28, 11, 11)
+            *block(28, 48, 3, pool=3),  # (48, 4, 4)
+            *block(48, 64, 2),  # (64, 3, 3)
+            Flatten(),
+            nn.Linear(576, 128),
+            nn.PReLU(128),
+        )
         self.box = nn.Linear(128, 4)
         self.face = nn.Linear(128, 2)
 
-    def forward(self, x):                                         # (N, 3, 24, 24)
-        x = self.body(x)                                          # (N, 128)
+    def forward(self, x):  # (N, 3, 24, 24)
+        x = self.body(x)  # (N, 128)
         return self.box(x), self.face(x).softmax(1)[:, 1]
 
 
@@ -90,17 +92,20 @@ class ONet(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            *block(3, 32, 3), pool(3),                            # (32, 23, 23)
-            *block(32, 64, 3), pool(3),                           # (64, 10, 10)
-            *block(64, 64, 3), pool(2),                           # (64, 4, 4)
-            *block(64, 128, 2), Flatten(),                        # 128 * 3 * 3
-            nn.Linear(1152, 256), nn.PReLU(256))
+            *block(3, 32, 3, pool=3),  # (32, 23, 23)
+            *block(32, 64, 3, pool=3),  # (64, 10, 10)
+            *block(64, 64, 3, pool=2),  # (64, 4, 4)
+            *block(64, 128, 2),  # (128, 3, 3)
+            Flatten(),
+            nn.Linear(1152, 256),
+            nn.PReLU(256),
+        )
         self.box = nn.Linear(256, 4)
         self.landmarks = nn.Linear(256, 10)
         self.face = nn.Linear(256, 2)
 
-    def forward(self, x):                                         # (N, 3, 48, 48)
-        x = self.body(x)                                          # (N, 256)
+    def forward(self, x):  # (N, 3, 48, 48)
+        x = self.body(x)  # (N, 256)
         return self.box(x), self.face(x).softmax(1)[:, 1], self.landmarks(x)
 
 
@@ -163,13 +168,13 @@ def cut(x, boxes, owner, size):
     shares = boxes / np.array([x.shape[3], x.shape[2]] * 2)
     points = shares[:, :2, None] + (shares[:, 2:] - shares[:, :2])[:, :, None] * np.linspace(0, 1, size)
     points = np.where((points >= 0) & (points <= 1), points * 2 - 1, 9)  # 9: far outside, where samples are zero
-    points = torch.from_numpy(points.astype(np.float32)).to(x.device)                           # (n, 2, size)
+    points = torch.from_numpy(points.astype(np.float32)).to(x.device)  # (n, 2, size)
     grid = torch.stack(torch.broadcast_tensors(points[:, 0, None, :], points[:, 1, :, None]), 3)
     patches = x.new_empty(len(boxes), size, size, 3)
     ends = np.searchsorted(owner, np.arange(len(x) + 1)).tolist()
     for index, (start, end) in enumerate(itertools.pairwise(ends)):
         if end > start:
-            made = F.grid_sample(x[index:index + 1], grid[start:end].view(1, -1, size, 2), align_corners=True)
+            made = F.grid_sample(x[index : index + 1], grid[start:end].view(1, -1, size, 2), align_corners=True)
             patches[start:end] = made.view(3, -1, size, size).permute(1, 2, 3, 0)
     return patches.permute(0, 3, 1, 2)
 
@@ -197,7 +202,7 @@ def suppress(boxes, scores, threshold, of_smaller=False):
     boxes = boxes[order]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     kept = []
-    for start in range(0, len(boxes), 256):                       # in parts: memory grows with n, not its square
+    for start in range(0, len(boxes), 256):  # in parts: memory grows with n, not its square
         end = start + 256
         part, better = boxes[start:end, None], boxes[None, :end]
         width = np.minimum(part[..., 2], better[..., 2]) - np.maximum(part[..., 0], better[..., 0])
@@ -217,21 +222,22 @@ def suppress_each(boxes, scores, owner, threshold, of_smaller=False):
 
 
 class MTCNN:
-    """The three networks one after another. Defaults are those of the mtcnn package.
+    """The three networks one after another, with the constants of the mtcnn package.
 
-    min_face: side in pixels of the smallest face looked for; thresholds: of P-, R- and O-Net; nms: the overlap at which
-    the worse of two boxes goes, within a scale, across scales, after R-Net, after O-Net; factor: from scale to scale.
-    Pictures longer than max_side are searched shrunk to it (then min_face applies to the shrunk picture).
+    min_face: side in pixels of the smallest face looked for, in a picture that max_side has shrunk: after that.
     """
 
-    def __init__(self, device="cpu", min_face=20, thresholds=(0.6, 0.7, 0.8), nms=(0.5, 0.7, 0.7, 0.7), factor=0.709,
-                 max_side=1600):
+    thresholds = (0.6, 0.7, 0.8)  # score above which a candidate goes on, from P-, R- and O-Net
+    nms = (0.5, 0.7, 0.7, 0.7)  # overlap at which the worse box goes: in a scale, over scales, after R-Net, after O-Net
+    factor = 0.709  # from scale to scale
+    max_side = 1600  # longer pictures are searched shrunk to it
+
+    def __init__(self, device="cpu", min_face=20):
         self.device = torch.device(device)
         self.pnet = load_weights(PNet(), "pnet").to(self.device)
         self.rnet = load_weights(RNet(), "rnet").to(self.device)
         self.onet = load_weights(ONet(), "onet").to(self.device)
-        self.min_face, self.thresholds, self.nms = min_face, thresholds, nms
-        self.factor, self.max_side = factor, max_side
+        self.min_face = min_face
         # The C library hands large freed blocks back to the system, and taking them again costs more than the
         # arithmetic in them. Having freed one of this size (its limit is 32 MB), it keeps smaller ones.
         np.empty(31 * 2**20, np.uint8)
@@ -250,7 +256,7 @@ class MTCNN:
         for (height, width), members in sizes.items():
             step = max(1, (20_000_000 if self.device.type == "cuda" else 640_000) // (height * width))
             for start in range(0, len(members), step):
-                chunk = members[start:start + step]
+                chunk = members[start : start + step]
                 for index, result in zip(chunk, self.detect_batch([images[i] for i in chunk]), strict=True):
                     results[index] = result
         return tuple([result[part] for result in results] for part in range(3))
@@ -327,7 +333,7 @@ def pick(boxes, shape, which):
         return None
     if which == "centre":
         middle = (boxes[:, :2] + boxes[:, 2:]) / 2 - np.array([shape[1], shape[0]]) / 2
-        return int(np.argmin((middle ** 2).sum(1)))
+        return int(np.argmin((middle**2).sum(1)))
     return int(np.argmax((boxes[:, 2:] - boxes[:, :2]).prod(1)))
 
 
@@ -346,8 +352,8 @@ def crop(image, box, size, margin=1.2):
     left, top, side = square_around(box, margin)
     rows = np.arange(top, top + side).clip(0, image.shape[0] - 1)
     columns = np.arange(left, left + side).clip(0, image.shape[1] - 1)
-    return cv2.resize(image[rows[:, None], columns], (size, size),
-                      interpolation=cv2.INTER_AREA if side > size else cv2.INTER_CUBIC)
+    way = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+    return cv2.resize(image[rows[:, None], columns], (size, size), interpolation=way)
 
 
 def square_matrix(box, shape, margin=1.2):
@@ -397,7 +403,7 @@ def paste(photo, face, matrix):
     """
     height, width = face.shape[:2]
     fade = [np.minimum(np.arange(n), np.arange(n)[::-1]) / (n / 10) for n in (height, width)]
-    mask = np.minimum(np.outer(*(f.clip(0, 1) for f in fade)), 1).astype(np.float32)     # zero at the very edge
+    mask = np.minimum(np.outer(*(f.clip(0, 1) for f in fade)), 1).astype(np.float32)  # zero at the very edge
     inverse = cv2.invertAffineTransform(matrix)
     weight = warp(mask, inverse, photo.shape[1::-1]).clip(0, 1)[..., None]
     change = warp(face, inverse, photo.shape[1::-1]).astype(np.float32) - photo

@@ -124,6 +124,11 @@ def read_frames(path, every=1):
         yield Path(path).stem + ("" if number is None else f"_{number:06d}"), image
 
 
+def is_hidden(path):
+    """Whether a file, or a folder above it, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
+
+
 def media_files(paths):
     """Return the pictures and videos among files and folders (recursive, sorted, hidden ones left out) as Paths.
 
@@ -133,8 +138,7 @@ def media_files(paths):
     for path in map(Path, paths):
         if path.is_dir():
             found = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_TYPES + VIDEO_TYPES)
-            files += sorted(file for file in found if file.is_file()
-                            and not any(part.startswith(".") for part in file.relative_to(path).parts))
+            files += sorted(file for file in found if file.is_file() and not is_hidden(file.relative_to(path)))
         elif path.is_file():
             files.append(path)
         else:
@@ -242,6 +246,14 @@ class Writer:
         if self.video is not None:
             self.video.release()
         self.temporary.unlink(missing_ok=True)
+
+
+def save_pictures(folder, names, pictures):
+    """Write pictures (N, H, W, 3) uint8 as PNG files into a folder, one per name, which may have sub-folders."""
+    for name, picture in zip(names, pictures, strict=True):
+        path = Path(folder) / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
 
 
 def write_film(path, pictures, rate=16):

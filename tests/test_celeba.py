@@ -60,10 +60,12 @@ def write_annotations(folder, count=COUNT, csv=False, anno="", evaluation=""):
     """The annotation files, as CelebA's own or as Kaggle's."""
     attributes, identity, partition, landmarks = table(count)
     titles = [f"point_{index}" for index in range(10)]
-    for sub, stem, values, heads in ((anno, "list_attr_celeba", attributes, ATTRIBUTES),
-                                     (anno, "list_landmarks_align_celeba", landmarks, titles),
-                                     (anno, "identity_CelebA", identity[:, None], None),
-                                     (evaluation, "list_eval_partition", partition[:, None], None)):
+    for sub, stem, values, heads in (
+        (anno, "list_attr_celeba", attributes, ATTRIBUTES),
+        (anno, "list_landmarks_align_celeba", landmarks, titles),
+        (anno, "identity_CelebA", identity[:, None], None),
+        (evaluation, "list_eval_partition", partition[:, None], None),
+    ):
         (folder / sub).mkdir(parents=True, exist_ok=True)
         rows = [[name(index), *map(str, row)] for index, row in enumerate(values)]
         if csv:
@@ -146,8 +148,20 @@ def doubly_nested(folder):
     return folder
 
 
-LAYOUTS = [flat, official, official_zip, torchvisions, kaggle, kaggle_zip, kaggle_zip_inside, zip_beside_annotations,
-           picture_folder_itself, png_copies, beside_annotations, doubly_nested]
+LAYOUTS = [
+    flat,
+    official,
+    official_zip,
+    torchvisions,
+    kaggle,
+    kaggle_zip,
+    kaggle_zip_inside,
+    zip_beside_annotations,
+    picture_folder_itself,
+    png_copies,
+    beside_annotations,
+    doubly_nested,
+]
 
 
 @pytest.fixture
@@ -196,8 +210,9 @@ def test_every_layout_gives_the_same(layout, tmp_path):
 
 
 def test_layout_is_named(tmp_path):
-    for number, (layout, text) in enumerate({flat: "flat", official: "official", torchvisions: "torchvision's",
-                                             kaggle: "Kaggle's"}.items()):
+    for number, (layout, text) in enumerate(
+        {flat: "flat", official: "official", torchvisions: "torchvision's", kaggle: "Kaggle's"}.items()
+    ):
         assert CelebA(layout(tmp_path / f"{number}")).layout == f"{text} layout"
 
 
@@ -233,10 +248,20 @@ def test_conditions(data):
     assert celeba.attribute_indices("Male,Young") == [20, 39] == celeba.attribute_indices(["Male", "Young"])
 
 
-@pytest.mark.parametrize("text, message", [
-    ("Eyeglass=1", "nearest: Eyeglasses"), ("male=1", "nearest: Male"), ("Lipstick=1", "Wearing_Lipstick"),
-    ("Male=2", "expected Attribute=1"), ("Male", "expected Attribute=1"), ("Male=1,Male=0", "twice"),
-    ("Male=1,Male=1", "twice"), ("Male=1,", "expected Attribute=1"), ("qqqq=1", "there are: 5_o_Clock")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("Eyeglass=1", "nearest: Eyeglasses"),
+        ("male=1", "nearest: Male"),
+        ("Lipstick=1", "Wearing_Lipstick"),
+        ("Male=2", "expected Attribute=1"),
+        ("Male", "expected Attribute=1"),
+        ("Male=1,Male=0", "twice"),
+        ("Male=1,Male=1", "twice"),
+        ("Male=1,", "expected Attribute=1"),
+        ("qqqq=1", "there are: 5_o_Clock"),
+    ],
+)
 def test_bad_conditions_name_what_would_be_right(data, text, message):
     with pytest.raises(InputError, match=message) as caught:
         CelebA(data).where(text)
@@ -270,8 +295,16 @@ def test_partition_that_leaves_a_part_empty_is_not_used(data):
 def test_check_says_what_is_there(data, monkeypatch, capsys):
     code, out, err = check(monkeypatch, capsys, "--dataset_dir", data)
     assert code == 0 and not err
-    for text in ("flat layout", "12 in", "178 x 218", "aligned", "list_attr_celeba.txt", "3 people",
-                 "4 train / 4 validation / 4 test, list_eval_partition.txt", "list_landmarks_align_celeba.txt"):
+    for text in (
+        "flat layout",
+        "12 in",
+        "178 x 218",
+        "aligned",
+        "list_attr_celeba.txt",
+        "3 people",
+        "4 train / 4 validation / 4 test, list_eval_partition.txt",
+        "list_landmarks_align_celeba.txt",
+    ):
         assert text in out
 
 
@@ -287,7 +320,7 @@ def truncated(path):
 
 def flip_byte(path):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xff
+    data[len(data) // 2] ^= 0xFF
     path.write_bytes(data)
 
 
@@ -296,25 +329,38 @@ def evil_zip(path):
         file.writestr("../evil.jpg", b"x")
 
 
-ATTR, MARKS, WHO, PART = ("list_attr_celeba.txt", "list_landmarks_align_celeba.txt", "identity_CelebA.txt",
-                          "list_eval_partition.txt")
+ATTR, MARKS, WHO, PART = (
+    "list_attr_celeba.txt",
+    "list_landmarks_align_celeba.txt",
+    "identity_CelebA.txt",
+    "list_eval_partition.txt",
+)
 BROKEN = {
     "missing": (lambda d: shutil.rmtree(d), "data: no such folder"),
     "empty": (lambda d: (shutil.rmtree(d), d.mkdir()), "empty"),
     "no pictures": (lambda d: shutil.rmtree(d / "img_align_celeba"), "no pictures in this folder, which has id"),
     "two data sets": (lambda d: (shutil.copytree(d, d / "x"), shutil.copytree(d / "x", d / "y")), "two data sets"),
-    "39 values": (lambda d: break_line(d / ATTR, 7, lambda row: row[:-3]),
-                  "list_attr_celeba.txt:7: expected a file name and 40 values, found 39"),
-    "41 values, then 39": (lambda d: (break_line(d / ATTR, 5, lambda row: row + " 1"),
-                                      break_line(d / ATTR, 6, lambda row: row[:-3])),
-                           "list_attr_celeba.txt:5: expected a file name and 40 values, found 41"),
-    "value 2": (lambda d: break_line(d / ATTR, 9, lambda row: row[:-1] + "2"),
-                "list_attr_celeba.txt:9: expected -1 or 1 for 000007.jpg, found '2'"),
-    "value x": (lambda d: break_line(d / ATTR, 9, lambda row: row[:-1] + "x"),
-                "list_attr_celeba.txt:9: expected -1 or 1 for 000007.jpg, found 'x'"),
+    "39 values": (
+        lambda d: break_line(d / ATTR, 7, lambda row: row[:-3]),
+        "list_attr_celeba.txt:7: expected a file name and 40 values, found 39",
+    ),
+    "41 values, then 39": (
+        lambda d: (break_line(d / ATTR, 5, lambda row: row + " 1"), break_line(d / ATTR, 6, lambda row: row[:-3])),
+        "list_attr_celeba.txt:5: expected a file name and 40 values, found 41",
+    ),
+    "value 2": (
+        lambda d: break_line(d / ATTR, 9, lambda row: row[:-1] + "2"),
+        "list_attr_celeba.txt:9: expected -1 or 1 for 000007.jpg, found '2'",
+    ),
+    "value x": (
+        lambda d: break_line(d / ATTR, 9, lambda row: row[:-1] + "x"),
+        "list_attr_celeba.txt:9: expected -1 or 1 for 000007.jpg, found 'x'",
+    ),
     "row without values": (lambda d: break_line(d / ATTR, 3, "000001.jpg"), "celeba.txt:3: expected a file name"),
-    "39 titles": (lambda d: break_line(d / ATTR, 2, " ".join(ATTRIBUTES[1:])),
-                  "list_attr_celeba.txt:2: expected 40 titles, found 39"),
+    "39 titles": (
+        lambda d: break_line(d / ATTR, 2, " ".join(ATTRIBUTES[1:])),
+        "list_attr_celeba.txt:2: expected 40 titles, found 39",
+    ),
     "unknown title": (lambda d: break_line(d / ATTR, 2, " ".join(["Beard"] + ATTRIBUTES[1:])), ":2: expected.*'Beard'"),
     "no count": (lambda d: break_line(d / ATTR, 1, "x"), "list_attr_celeba.txt:1: expected the number of pictures"),
     "wrong count": (lambda d: break_line(d / ATTR, 1, "13"), "announces 13 pictures, but 12 rows"),
@@ -328,8 +374,10 @@ BROKEN = {
     "absolute": (lambda d: break_line(d / WHO, 2, "/etc/x.jpg 2"), "refused.*/etc/x.jpg"),
     "windows path": (lambda d: break_line(d / WHO, 2, "..\\x.jpg 2"), "refused"),
     "row twice": (lambda d: break_line(d / WHO, 2, "000001.jpg 5"), "000001.jpg has two rows"),
-    "nothing matches": (lambda d: [p.rename(p.with_name("a" + p.name)) for p in (d / "img_align_celeba").iterdir()],
-                        "none of its 12 rows names one of the 12 pictures"),
+    "nothing matches": (
+        lambda d: [p.rename(p.with_name("a" + p.name)) for p in (d / "img_align_celeba").iterdir()],
+        "none of its 12 rows names one of the 12 pictures",
+    ),
 }
 
 
@@ -448,8 +496,12 @@ def test_annotations_of_the_full_set_are_fast_and_small(tmp_path):
         (tmp_path / f"{stem}.txt").write_bytes(head + rows.tobytes())
 
     save("list_attr_celeba", 40, [b"  1", b" -1"], f"{count}\n{' '.join(ATTRIBUTES)}\n".encode())
-    save("list_landmarks_align_celeba", 10, [b"  %03d" % number for number in range(1, 178)],
-         f"{count}\n{' '.join('abcdefghij')}\n".encode())
+    save(
+        "list_landmarks_align_celeba",
+        10,
+        [b"  %03d" % number for number in range(1, 178)],
+        f"{count}\n{' '.join('abcdefghij')}\n".encode(),
+    )
     save("identity_CelebA", 1, [b" %05d" % number for number in range(1, 10178)])
     save("list_eval_partition", 1, [b" 0", b" 1", b" 2"])
     files, peak, measuring = [f"{number:06d}.jpg" for number in range(1, count + 1)], [], threading.Event()
@@ -549,7 +601,7 @@ def test_boxes_cut_where_they_say(scale, tmp_path):
     for shown in (exact, wide):
         cut = celeba.cut_box(np.array(shown), MAKEOVER, (100, 80))
         edge = 0 if scale == 1 else 2
-        assert cut.shape == (100, 80, 3) and (cut[edge:100 - edge, edge:80 - edge] == [255, 0, 0]).all()
+        assert cut.shape == (100, 80, 3) and (cut[edge : 100 - edge, edge : 80 - edge] == [255, 0, 0]).all()
         assert np.abs(cut.astype(int) - [255, 0, 0]).max() <= (0 if scale == 1 else 160)
         square = celeba.cut_box(np.array(shown), SQUARE, (178, 178)).astype(int)
         assert np.abs(square - image[20:198]).mean() < (1e-9 if scale == 1 else 2)
@@ -735,7 +787,7 @@ def red_box(path, width, height, x, y, side):
     """Black, with a red box of CelebA's shape at x, y."""
     image = np.zeros((height, width, 3), np.uint8)
     if side:
-        image[y:y + round(side * 218 / 178), x:x + side] = [255, 0, 0]
+        image[y : y + round(side * 218 / 178), x : x + side] = [255, 0, 0]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
 
@@ -850,8 +902,10 @@ def test_order_depends_on_seed_and_step_alone(packed):
     ranks = [take(9, packed, rows, 4, "cpu", seed=5, rank=rank, world=2) for rank in range(2)]
     for (x, chosen), first, second in zip(whole, *ranks, strict=True):
         assert torch.equal(x, torch.cat([first[0], second[0]])) and list(chosen) == [*first[1], *second[1]]
-    assert any((chosen != other).any() for (_, chosen), (_, other) in
-               zip(whole, take(9, packed, rows, 4, "cpu", seed=6), strict=True))
+    assert any(
+        (chosen != other).any()
+        for (_, chosen), (_, other) in zip(whole, take(9, packed, rows, 4, "cpu", seed=6), strict=True)
+    )
 
 
 def test_batches_refuse_what_cannot_be(packed):

@@ -42,16 +42,16 @@ def sketch():
         inside = np.clip((1 - np.sqrt(distance)) * min(rx, ry), 0, 1)[..., None]
         image[:] = image * (1 - inside) + inside * np.array(colour) * (1 - shade * distance.clip(0, 1)[..., None])
 
-    paint(140, 150, 92, 118, (60, 40, 30))              # hair
-    paint(140, 165, 72, 96, (225, 180, 150), 0.35)      # skin
+    paint(140, 150, 92, 118, (60, 40, 30))  # hair
+    paint(140, 165, 72, 96, (225, 180, 150), 0.35)  # skin
     for cx in (108, 172):
-        paint(cx, 122, 21, 5, (70, 45, 35))             # brow
-        paint(cx, 144, 17, 8, (245, 240, 235))          # eye
+        paint(cx, 122, 21, 5, (70, 45, 35))  # brow
+        paint(cx, 144, 17, 8, (245, 240, 235))  # eye
         paint(cx, 144, 8, 8, (50, 35, 30))
-    paint(140, 172, 9, 26, (238, 196, 166))             # nose
+    paint(140, 172, 9, 26, (238, 196, 166))  # nose
     paint(132, 192, 6, 4, (140, 90, 75))
     paint(148, 192, 6, 4, (140, 90, 75))
-    paint(140, 220, 30, 9, (170, 70, 70))               # mouth
+    paint(140, 220, 30, 9, (170, 70, 70))  # mouth
     paint(140, 220, 28, 2, (90, 30, 30))
     return image.round().clip(0, 255).astype(np.uint8)
 
@@ -101,10 +101,17 @@ def test_frames_of_video_and_gif(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation(tmp_path, orientation, suffix):
     upright = flat(32, 48, (200, 200, 200))
-    upright[:16, :24] = RED                              # upper left
-    stored = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-              5: upright.transpose(1, 0, 2), 6: np.rot90(upright), 7: np.rot90(upright, 2).transpose(1, 0, 2),
-              8: np.rot90(upright, -1)}[orientation]
+    upright[:16, :24] = RED  # upper left
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright, -1),
+    }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a.{suffix}", exif=exif, **QUALITY.get(suffix, {}))
@@ -124,19 +131,19 @@ def test_modes(tmp_path):
     for name in ("a.png", "a.webp"):
         image = read(Image.fromarray(clear), name, **({"lossless": True} if name == "a.webp" else {}))
         assert (image[:, :4] == 255).all() and is_red(image[:, 4:])
-    image = read(Image.fromarray(np.dstack([np.full((8, 8), 90, np.uint8), clear[..., 3]])))                  # LA
+    image = read(Image.fromarray(np.dstack([np.full((8, 8), 90, np.uint8), clear[..., 3]])))  # LA
     assert (image[:, :4] == 255).all() and (image[:, 4:] == 90).all()
     palette = Image.fromarray(np.repeat(np.uint8([[0, 1]]), 8, 0), "P")
     palette.putpalette([0, 255, 0, *RED])
     image = read(palette, transparency=0)
     assert (image[:, 0] == 255).all() and is_red(image[:, 1])
-    assert (read(Image.fromarray(np.full((8, 8), 77, np.uint8))) == 77).all()                                 # L
+    assert (read(Image.fromarray(np.full((8, 8), 77, np.uint8))) == 77).all()  # L
     assert abs(read(Image.fromarray(np.full((8, 8), 77, np.uint8)), "a.jpg").astype(int) - 77).max() < 2
-    assert (read(Image.fromarray(np.full((8, 8), 77 * 257, np.uint16))) == 77).all()                          # 16 bit
+    assert (read(Image.fromarray(np.full((8, 8), 77 * 257, np.uint16))) == 77).all()  # 16 bit
     assert (read(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "a.tiff") == 128).all()
-    assert read(Image.fromarray(np.eye(8) > 0)).shape == (8, 8, 3)                                            # 1 bit
+    assert read(Image.fromarray(np.eye(8) > 0)).shape == (8, 8, 3)  # 1 bit
     cv2.imwrite(str(tmp_path / "b.png"), (flat(8, 8)[..., ::-1].astype(np.uint16) * 257))
-    assert is_red(read_image(tmp_path / "b.png"))                                                           # 16 bit RGB
+    assert is_red(read_image(tmp_path / "b.png"))  # 16 bit RGB
     cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
     image = read(cyan, "a.jpg", quality=98)
     assert image[..., 0].max() < 30 and image[..., 1:].min() > 200
@@ -157,9 +164,20 @@ def test_damaged(tmp_path):
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b"")
-    files = {"empty.jpg": b"", "text.jpg": b"no picture", "cut.jpg": good[:-len(good) // 3], "end.jpg": good[:-2000],
-             "cut.png": png.getvalue()[:-2000], "cut.gif": gif.getvalue()[:400], "bomb.png": bomb, "text.gif": b"GIF",
-             "head.jpg": good[:10], "text.mp4": b"no video", "empty.mp4": b"", "empty.gif": b""}
+    files = {
+        "empty.jpg": b"",
+        "text.jpg": b"no picture",
+        "cut.jpg": good[: -len(good) // 3],
+        "end.jpg": good[:-2000],
+        "cut.png": png.getvalue()[:-2000],
+        "cut.gif": gif.getvalue()[:400],
+        "bomb.png": bomb,
+        "text.gif": b"GIF",
+        "head.jpg": good[:10],
+        "text.mp4": b"no video",
+        "empty.mp4": b"",
+        "empty.gif": b"",
+    }
     for name, data in files.items():
         path = tmp_path / name
         path.write_bytes(data)
@@ -200,7 +218,7 @@ def numpy_net(x, arrays, plan):
             x = x.transpose(1, 0, 2).ravel()
         if step == "conv":
             w, b, slope = next(arrays), next(arrays), next(arrays)
-            windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[:2], (0, 1))       # (h, w, in, kh, kw)
+            windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[:2], (0, 1))  # (h, w, in, kh, kw)
             x = np.einsum("hwikl,klio->hwo", windows, w) + b
             x = np.where(x > 0, x, slope * x)
         elif step == "dense":
@@ -210,17 +228,27 @@ def numpy_net(x, arrays, plan):
         else:
             k = step[1]
             size = [-(-(length - k) // 2) + 1 for length in x.shape[:2]]
-            x = np.array([[x[2 * i:2 * i + k, 2 * j:2 * j + k].max((0, 1)) for j in range(size[1])]
-                          for i in range(size[0])])
+            x = np.array(
+                [[x[2 * i : 2 * i + k, 2 * j : 2 * j + k].max((0, 1)) for j in range(size[1])] for i in range(size[0])]
+            )
     heads = [x @ w.reshape(w.shape[-2:]) + b for w, b in zip(arrays, arrays, strict=True)]
     face = np.exp(heads[-1])
     return heads[0], face[..., 1] / face.sum(-1), *heads[1:-1]
 
 
-@pytest.mark.parametrize("net, name, shape, plan", [
-    (mtcnn.PNet, "pnet", (23, 30), ["conv", ("pool", 2), "conv", "conv"]),
-    (mtcnn.RNet, "rnet", (24, 24), ["conv", ("pool", 3), "conv", ("pool", 3), "conv", "dense"]),
-    (mtcnn.ONet, "onet", (48, 48), ["conv", ("pool", 3), "conv", ("pool", 3), "conv", ("pool", 2), "conv", "dense"])])
+@pytest.mark.parametrize(
+    "net, name, shape, plan",
+    [
+        (mtcnn.PNet, "pnet", (23, 30), ["conv", ("pool", 2), "conv", "conv"]),
+        (mtcnn.RNet, "rnet", (24, 24), ["conv", ("pool", 3), "conv", ("pool", 3), "conv", "dense"]),
+        (
+            mtcnn.ONet,
+            "onet",
+            (48, 48),
+            ["conv", ("pool", 3), "conv", ("pool", 3), "conv", ("pool", 2), "conv", "dense"],
+        ),
+    ],
+)
 def test_networks_by_definition(net, name, shape, plan):
     place = next(Path(path, "mtcnn/assets/weights") for path in sys.path if Path(path, "mtcnn/assets/weights").is_dir())
     x = np.random.default_rng(0).uniform(-1, 1, (*shape, 3)).astype(np.float32)
@@ -233,7 +261,7 @@ def test_networks_by_definition(net, name, shape, plan):
 
 
 def test_shrink_averages_areas():
-    x = torch.randn(7, 2, 10, 3)                                                     # (W, N, H, 3)
+    x = torch.randn(7, 2, 10, 3)  # (W, N, H, 3)
     made = mtcnn.shrink(x, 5, 3)
     assert made.shape == (2, 3, 5, 3) and made.is_contiguous(memory_format=torch.channels_last)
     # 7 columns onto 3: each takes two whole ones and a third of another
@@ -243,7 +271,7 @@ def test_shrink_averages_areas():
 
 def test_boxes():
     moved = mtcnn.move(np.array([[10.0, 20, 29, 59]]), np.array([[0.1, -0.1, 0.5, 0.25]]))
-    assert np.allclose(moved, [[12, 16, 39, 69]])                                    # 20 wide and 40 high, both ends in
+    assert np.allclose(moved, [[12, 16, 39, 69]])  # 20 wide and 40 high, both ends in
     assert np.allclose(mtcnn.square(np.array([[0.0, 0, 10, 20], [5, 5, 9, 7]])), [[-5, 0, 15, 20], [5, 4, 9, 8]])
 
 
@@ -256,7 +284,7 @@ def test_suppression():
     assert mtcnn.suppress(boxes, scores, 0.72, of_smaller=True).tolist() == [3, 0, 1, 2]
     owner = np.array([0, 1, 0, 1, 1])
     assert mtcnn.suppress_each(boxes, scores, owner, 0.5).tolist() == [0, 2, 3, 1, 4]
-    rng = np.random.default_rng(0)                                                   # more than one part of the matrix
+    rng = np.random.default_rng(0)  # more than one part of the matrix
     corner = rng.uniform(0, 100, (700, 2))
     boxes = np.hstack([corner, corner + 30])
     scores = rng.permutation(700).astype(float)
@@ -283,16 +311,30 @@ def test_golden_face(detector):
 def test_finds_drawn_faces(detector):
     drawn = [draw(seed) for seed in range(20)]
     found = detector.detect([image for image, _, _ in drawn])[2]
-    errors = [np.linalg.norm(landmarks[0] - true, axis=1).mean()
-              for landmarks, (_, _, true) in zip(found, drawn, strict=True) if len(landmarks)]
+    errors = [
+        np.linalg.norm(landmarks[0] - true, axis=1).mean()
+        for landmarks, (_, _, true) in zip(found, drawn, strict=True)
+        if len(landmarks)
+    ]
     assert len(errors) >= 18 and np.mean(errors) < 4
 
 
 def test_batched_equals_single(detector):
     face = sketch()
     noise = np.random.default_rng(0).integers(0, 256, (218, 178, 3), np.uint8)
-    images = [draw(1)[0], noise, face, flat(218, 178), draw(2)[0], np.hstack([face, face]), flat(5, 300), flat(40, 40),
-              cv2.resize(face, (1400, 1600)), draw(3)[0], flat(1, 1)]
+    images = [
+        draw(1)[0],
+        noise,
+        face,
+        flat(218, 178),
+        draw(2)[0],
+        np.hstack([face, face]),
+        flat(5, 300),
+        flat(40, 40),
+        cv2.resize(face, (1400, 1600)),
+        draw(3)[0],
+        flat(1, 1),
+    ]
     together, again = detector.detect(images), detector.detect(images[::-1])
     counts = [len(boxes) for boxes in together[0]]
     assert counts[2] == counts[8] == 1 and counts[5] == 2 and not any(counts[index] for index in (3, 6, 7, 10))
@@ -308,7 +350,7 @@ def test_batched_equals_single(detector):
 def test_large_and_small_pictures(detector):
     face = sketch()
     landmarks = detector.detect([face])[2][0][0]
-    large = cv2.resize(face, (280 * 12, 320 * 12), interpolation=cv2.INTER_CUBIC)     # above max_side
+    large = cv2.resize(face, (280 * 12, 320 * 12), interpolation=cv2.INTER_CUBIC)  # above max_side
     found = detector.detect([large])[2][0]
     assert len(found) == 1 and np.linalg.norm(found[0] / 12 - landmarks, axis=1).mean() < 3
     small = cv2.resize(face, (40, 46), interpolation=cv2.INTER_AREA)
@@ -317,9 +359,11 @@ def test_large_and_small_pictures(detector):
 
 
 def test_light_and_without_tensorflow():
-    code = ("import sys; import common.mtcnn as m; m.MTCNN().detect([]); "
-            "assert not any(name.split('.')[0] in ('tensorflow', 'keras', 'mtcnn') for name in sys.modules); "
-            "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))")  # the peak, in kB
+    code = (
+        "import sys; import common.mtcnn as m; m.MTCNN().detect([]); "
+        "assert not any(name.split('.')[0] in ('tensorflow', 'keras', 'mtcnn') for name in sys.modules); "
+        "print(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )  # the peak, in kB
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) < 1_300_000
@@ -345,11 +389,11 @@ def test_pick():
 
 def test_crop_repeats_the_edges():
     image = np.arange(60 * 50, dtype=np.uint8).reshape(60, 50, 1).repeat(3, 2)
-    made = crop(image, (-10, 20, 10, 30), 24)                       # 1.2 * 20 around (0, 25): columns -12 to 11
+    made = crop(image, (-10, 20, 10, 30), 24)  # 1.2 * 20 around (0, 25): columns -12 to 11
     assert made.shape == (24, 24, 3) and (made[:, 12:] == image[13:37, :12]).all()
     assert (made[:, :12] == image[13:37, :1]).all()
     checks = np.indices((80, 80)).sum(0)[..., None].repeat(3, 2) % 2 * 255
-    assert abs(crop(checks.astype(np.uint8), (0, 0, 80, 80), 20, 1).astype(int) - 127).max() <= 1   # no aliasing
+    assert abs(crop(checks.astype(np.uint8), (0, 0, 80, 80), 20, 1).astype(int) - 127).max() <= 1  # no aliasing
     assert crop(image, (10, 10, 11, 11), 64).shape == (64, 64, 3)
 
 
@@ -474,8 +518,8 @@ def test_red_through_the_command(tmp_path, monkeypatch):
 
 def test_all_faces_of_several_inputs(photos, tmp_path):
     out_dir = tmp_path / "out"
-    assert crop_folder("--in_dir", photos / "sub", photos / "one.png", photos / "one.jpg", "--out_dir", out_dir,
-                       "--which", "all", "--size", 32, "--margin", 1) == 0
+    inputs, flags = [photos / "sub", photos / "one.png", photos / "one.jpg"], ["--size", 32, "--margin", 1]
+    assert crop_folder("--in_dir", *inputs, "--out_dir", out_dir, "--which", "all", *flags) == 0
     assert set(crops(out_dir)) >= {"two.jpg", "two_face2.jpg", "one.jpg", "one_2.jpg"}
 
 
@@ -515,17 +559,18 @@ def test_mistakes(run, photos, tmp_path, capsys):
     out_dir = tmp_path / "out"
     red = photos / "none.png"
     for flags, words in (
-            (["--in_dir", tmp_path / "nowhere", "--out_dir", out_dir], "nowhere"),
-            (["--in_dir", tmp_path / "bare", "--out_dir", out_dir], "bare"),
-            (["--in_dir", photos, "--out_dir", photos / "faces"], "--out_dir"),
-            (["--in_dir", photos, "--out_dir", photos], "--out_dir"),
-            (["--in_dir", photos, "--out_dir", tmp_path], "--out_dir"),
-            (["--in_dir", photos, "--out_dir", tmp_path / "used"], "other things"),
-            (["--in_dir", photos, "--out_dir", tmp_path / "used/mine.txt"], "other things"),
-            (["--in_dir", red, photos / "bad.jpg", "--out_dir", out_dir], "no face"),
-            (["--in_dir", photos, "--out_dir", out_dir, "--size", 0], "--size"),
-            (["--in_dir", photos, "--out_dir", out_dir, "--every", 0], "--every"),
-            (["--in_dir", photos, "--out_dir", out_dir, "--device", "cuda:99"], "--device")):
+        (["--in_dir", tmp_path / "nowhere", "--out_dir", out_dir], "nowhere"),
+        (["--in_dir", tmp_path / "bare", "--out_dir", out_dir], "bare"),
+        (["--in_dir", photos, "--out_dir", photos / "faces"], "--out_dir"),
+        (["--in_dir", photos, "--out_dir", photos], "--out_dir"),
+        (["--in_dir", photos, "--out_dir", tmp_path], "--out_dir"),
+        (["--in_dir", photos, "--out_dir", tmp_path / "used"], "other things"),
+        (["--in_dir", photos, "--out_dir", tmp_path / "used/mine.txt"], "other things"),
+        (["--in_dir", red, photos / "bad.jpg", "--out_dir", out_dir], "no face"),
+        (["--in_dir", photos, "--out_dir", out_dir, "--size", 0], "--size"),
+        (["--in_dir", photos, "--out_dir", out_dir, "--every", 0], "--every"),
+        (["--in_dir", photos, "--out_dir", out_dir, "--device", "cuda:99"], "--device"),
+    ):
         assert crop_folder(*flags) == 2
         error = capsys.readouterr().err.splitlines()
         assert len(error) == 1 and error[0].startswith("error: ") and words in error[0]

@@ -56,8 +56,9 @@ def difference(p, q, box):
 
 
 def test_the_same_seed_gives_the_same_bytes_with_worker_processes(folder, tmp_path):
-    done = run("--out_dir", tmp_path / "again", "--count", COUNT, "--seed", 5, "--identities", IDENTITIES,
-               "--workers", 2)
+    done = run(
+        "--out_dir", tmp_path / "again", "--count", COUNT, "--seed", 5, "--identities", IDENTITIES, "--workers", 2
+    )
     assert done.returncode == 0, done.stderr
     assert str(tmp_path / "again") in done.stdout and str(COUNT) in done.stdout and done.stdout.count("\n") == 1
     assert contents(tmp_path / "again") == contents(folder)
@@ -114,22 +115,26 @@ def test_hair_has_its_colour(name):
     found = image[42:52, 80:98].reshape(-1, 3).mean(axis=0)  # the crown of the head
     nearest = min(HAIR, key=lambda other: np.abs(found - HAIR[other]).sum())
     assert nearest == name and [attributes[other] for other in HAIR if other in MEANING] == [
-        int(other == name) for other in HAIR if other in MEANING]
+        int(other == name) for other in HAIR if other in MEANING
+    ]
 
 
-@pytest.mark.parametrize("name,change,box,least", [
-    ("Eyeglasses", {"Eyeglasses": 1}, (40, 90, 138, 132), 5),
-    ("Wearing_Hat", {"Wearing_Hat": 1}, (0, 0, 178, 100), 8),
-    ("Bangs", {"Bangs": 1}, (40, 50, 138, 112), 5),
-    ("Bald", {"Bald": 1}, (30, 20, 148, 120), 8),
-    ("Goatee", {"Goatee": 1}, (60, 145, 118, 200), 6),
-    ("Mustache", {"Mustache": 1}, (55, 132, 123, 165), 3),
-    ("Smiling", {"Smiling": 1}, (40, 110, 138, 205), 4),
-    ("Mouth_Slightly_Open", {"Mouth_Slightly_Open": 1}, (55, 135, 123, 185), 3),
-    ("Narrow_Eyes", {"Narrow_Eyes": 1}, (45, 95, 133, 125), 3),
-    ("Rosy_Cheeks", {"Rosy_Cheeks": 1}, (40, 115, 138, 155), 2),
-    ("Wearing_Lipstick", {"Wearing_Lipstick": 1}, (60, 140, 118, 165), 0.8),
-])
+@pytest.mark.parametrize(
+    "name,change,box,least",
+    [
+        ("Eyeglasses", {"Eyeglasses": 1}, (40, 90, 138, 132), 5),
+        ("Wearing_Hat", {"Wearing_Hat": 1}, (0, 0, 178, 100), 8),
+        ("Bangs", {"Bangs": 1}, (40, 50, 138, 112), 5),
+        ("Bald", {"Bald": 1}, (30, 20, 148, 120), 8),
+        ("Goatee", {"Goatee": 1}, (60, 145, 118, 200), 6),
+        ("Mustache", {"Mustache": 1}, (55, 132, 123, 165), 3),
+        ("Smiling", {"Smiling": 1}, (40, 110, 138, 205), 4),
+        ("Mouth_Slightly_Open", {"Mouth_Slightly_Open": 1}, (55, 135, 123, 185), 3),
+        ("Narrow_Eyes", {"Narrow_Eyes": 1}, (45, 95, 133, 125), 3),
+        ("Rosy_Cheeks", {"Rosy_Cheeks": 1}, (40, 115, 138, 155), 2),
+        ("Wearing_Lipstick", {"Wearing_Lipstick": 1}, (60, 140, 118, 165), 0.8),
+    ],
+)
 def test_an_attribute_changes_its_part_of_the_picture_and_its_column(name, change, box, least):
     before, after = plain(seed=3), plain(seed=3, **change)
     inside, outside = difference(before, after, box)
@@ -161,8 +166,11 @@ def test_turning_the_head_moves_the_nose_to_that_side():
 def test_mtcnn_finds_the_faces_where_they_are():
     drawn = [draw(parameters(21, k)) for k in range(200)]
     boxes, _, landmarks = MTCNN().detect([image for image, _, _ in drawn])
-    errors = [np.hypot(*(marks[pick(box, image.shape, "centre")] - truth).T).mean()
-              for box, marks, (image, _, truth) in zip(boxes, landmarks, drawn, strict=True) if len(box)]
+    errors = [
+        np.hypot(*(marks[pick(box, image.shape, "centre")] - truth).T).mean()
+        for box, marks, (image, _, truth) in zip(boxes, landmarks, drawn, strict=True)
+        if len(box)
+    ]
     assert len(errors) >= 0.95 * len(drawn) and np.mean(errors) < 3, (len(errors), np.mean(errors))
 
 
@@ -191,6 +199,7 @@ def test_a_second_run_reuses_and_an_interrupted_one_is_completed(folder, tmp_pat
 
 def test_annotations_come_last(tmp_path, monkeypatch):
     import common.synthetic as synthetic
+
     monkeypatch.setattr(synthetic, "draw_file", lambda job: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write(tmp_path / "faces", 12)
@@ -212,8 +221,9 @@ def test_another_drawn_set_is_not_overwritten(folder):
     assert contents(folder) == before
 
 
-@pytest.mark.parametrize("numbers", [{"count": 0}, {"count": 5, "identities": 6}, {"identities": 0}, {"seed": -1},
-                                     {"workers": -1}])
+@pytest.mark.parametrize(
+    "numbers", [{"count": 0}, {"count": 5, "identities": 6}, {"identities": 0}, {"seed": -1}, {"workers": -1}]
+)
 def test_numbers_that_make_no_sense_are_refused(tmp_path, numbers):
     with pytest.raises(InputError, match="expected"):
         write(tmp_path / "faces", **numbers)
