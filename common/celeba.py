@@ -27,7 +27,7 @@ import zlib
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path, PureWindowsPath
 
@@ -68,6 +68,7 @@ ALLOWED = {"attributes": (-1, 1), "partition": (0, 1, 2)}
 PICTURE_FOLDERS = ("img_align_celeba", "img_celeba")  # what the names of CelebA's own picture folders begin with
 FORMAT = 1  # of the packed records; a change makes older ones be packed anew
 BATCH = 64  # pictures per call of the face detector
+DRAWN = 256  # steps whose draws are sent to a GPU together
 
 
 # Finding the pictures
@@ -877,65 +878,88 @@ def subset(rows, size, seed=0):
 
 
 def batches(records, rows, batch_size, device, seed=0, start=0, rank=0, world=1, flip=True):
-    """Endless generator of (x, chosen): x (batch_size / world, 3, height, width) float32 in [-1, 1] on the device, in
-    channels_last; chosen: the rows of records it shows, an int64 array.
+    """Endless generator of (x, chosen): x (batch_size / world, 3, height, width) float32 in [-1, 1], in channels_last;
+    chosen: the rows of records it shows, int64; both on the device.
 
     Which pictures step k shows, and which of them flipped, depends on seed and k alone: the seeded shuffles of rows,
     one after another, make one endless stream, and step k takes its positions k * batch_size and following, of which
-    each of the world processes takes an equal slice by its rank. start: the first step.
+    each of the world processes takes an equal slice by its rank. start: the first step. On CUDA no step waits for the
+    host: pictures that fit stay on the device, others are sent from pinned memory while the step before is at work.
     InputError: nothing to draw from, or a batch_size that world does not divide.
     """
-    rows, device = np.asarray(rows), torch.device(device)
+    rows, device = np.asarray(rows, np.int64), torch.device(device)
     if len(rows) == 0:
         raise InputError("no pictures to draw batches from")
     if batch_size < 1 or batch_size % world:
         raise InputError(f"batch_size {batch_size}: expected a positive multiple of the {world} processes")
-    return stream(records.images, rows, batch_size, device, seed, start, rank, world, flip)
-
-
-def stream(images, rows, batch_size, device, seed, start, rank, world, flip):
-    """The generator of batches()."""
     mine = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
-    shuffles = {}
+    draw = partial(draw_steps, len(rows), batch_size, seed, mine, flip)
+    room = 0.4 * torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    stream = stream_resident if len(rows) * records.images[0].nbytes < room else stream_sent
+    return stream(records.images, rows, draw, device, start)
 
-    def draw(step):
-        """Positions in rows and flips (n,) of this process at a step."""
-        stops = np.arange(step * batch_size, (step + 1) * batch_size)[mine]
-        epochs, offsets = np.divmod(stops, len(rows))
-        for epoch in set(shuffles) - set(epochs.tolist()):
-            del shuffles[epoch]
-        for epoch in set(epochs.tolist()) - set(shuffles):
-            shuffles[epoch] = generator(seed, 0, epoch).permutation(len(rows))
-        positions = np.empty(len(stops), np.int64)
-        for epoch, shuffle in shuffles.items():
-            positions[epochs == epoch] = shuffle[offsets[epochs == epoch]]
-        flips = generator(seed, 1, step).random(batch_size)[mine] < 0.5
-        return positions, flips if flip else np.zeros_like(flips)
 
-    def finish(pixels, flips):
-        """Flip and normalise on the device."""
-        flips = torch.from_numpy(flips).to(device)[:, None, None, None]
-        return normalise(torch.where(flips, pixels.flip(2), pixels))
+def draw_steps(count, batch_size, seed, mine, flip, first, steps=1):
+    """What steps from the first on show of count pictures: positions (steps, n) int64 and flips (steps, n) bool.
 
-    if device.type == "cuda" and len(rows) * images[0].nbytes < 0.4 * torch.cuda.mem_get_info(device)[0]:
-        resident = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, device=device)
-        for begin in range(0, len(rows), 4096):
-            resident[begin : begin + 4096] = torch.from_numpy(images[rows[begin : begin + 4096]]).to(device)
-        for step in itertools.count(start):
-            positions, flips = draw(step)
-            yield finish(resident[torch.from_numpy(positions).to(device)], flips), rows[positions]
+    mine: the slice of each batch that this process takes.
+    """
+    stops = np.arange(first * batch_size, (first + steps) * batch_size).reshape(steps, batch_size)[:, mine]
+    epochs, offsets = np.divmod(stops, count)
+    positions = np.empty_like(stops)
+    for epoch in np.unique(epochs).tolist():
+        positions[epochs == epoch] = shuffle(count, seed, epoch)[offsets[epochs == epoch]]
+    chances = [generator(seed, 1, step).random(batch_size)[mine] for step in range(first, first + steps)]
+    return positions, (np.stack(chances) < 0.5) & bool(flip)
+
+
+@lru_cache(maxsize=8)  # two epochs of each of a few streams
+def shuffle(count, seed, epoch):
+    """The order of count pictures in an epoch."""
+    return generator(seed, 0, epoch).permutation(count)
+
+
+def stream_resident(images, rows, draw, device, start):
+    """The generator of batches() where the pictures fit on the GPU: only what was drawn is sent, for many steps."""
+    resident = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, device=device)
+    for begin in range(0, len(rows), 4096):
+        resident[begin : begin + 4096] = torch.from_numpy(images[rows[begin : begin + 4096]]).to(device)
+    rows = torch.from_numpy(rows).to(device)
+
+    def draw_ahead(first):
+        return [torch.from_numpy(part).pin_memory() for part in draw(first, DRAWN)]
+
+    for drawn in ahead(draw_ahead, itertools.count(start, DRAWN)):
+        for positions, flips in zip(*(part.to(device, non_blocking=True) for part in drawn), strict=True):
+            yield finish(resident[positions], flips), rows[positions]
+
+
+def stream_sent(images, rows, draw, device, start):
+    """The generator of batches() where every batch is read from the records when it is wanted."""
+    cuda = device.type == "cuda"
 
     def gather(step):
-        positions, flips = draw(step)
-        pixels = torch.from_numpy(images[rows[positions]])
-        return pixels.pin_memory() if device.type == "cuda" else pixels, flips, rows[positions]
+        positions, flips = (part[0] for part in draw(step))
+        parts = map(torch.from_numpy, (images[rows[positions]], flips, rows[positions]))
+        return [part.pin_memory() for part in parts] if cuda else parts
 
-    with ThreadPoolExecutor(1) as ahead:  # ends with the generator; errors in it surface here
-        coming = ahead.submit(gather, start)
-        for step in itertools.count(start + 1):
-            pixels, flips, chosen = coming.result()
-            coming = ahead.submit(gather, step)
-            yield finish(pixels.to(device, non_blocking=True), flips), chosen
+    for parts in ahead(gather, itertools.count(start)):
+        pixels, flips, chosen = (part.to(device, non_blocking=cuda) for part in parts)
+        yield finish(pixels, flips), chosen
+
+
+def ahead(make, numbers):
+    """Yield make(number) for each of endless numbers, made in a thread one ahead, whose errors surface here."""
+    with ThreadPoolExecutor(1) as thread:  # ends with the generator
+        coming = thread.submit(make, next(numbers))
+        for number in numbers:
+            made, coming = coming.result(), thread.submit(make, number)
+            yield made
+
+
+def finish(pixels, flips):
+    """Pixels (N, H, W, 3) uint8 to a batch, where flips (N,) says so in the mirror."""
+    return normalise(torch.where(flips[:, None, None, None], pixels.flip(2), pixels))
 
 
 def normalise(pixels):

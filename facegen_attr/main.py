@@ -748,7 +748,7 @@ def train(args):
 
     for step in range(state["step"] + 1, last + 1):
         x, chosen = next(stream)
-        c = attributes[torch.from_numpy(chosen).to(device)]
+        c = attributes[chosen]
         wrong = mismatched(c, pool, torch.rand(2, args.batch_size)[:, mine])
         generator.train()
         discriminator.train()
@@ -1153,12 +1153,13 @@ def train_predictor(args):
     writer = SummaryWriter(samples / "logs", purge_step=state["step"] + 1) if rank == 0 else None
     bar = tqdm(total=last * args.batch_size, initial=state["step"] * args.batch_size, unit="img", unit_scale=True,
                disable=rank > 0, mininterval=1 if sys.stderr.isatty() else 30)  # fmt: skip
+    there = attributes.to(device)
     stream = batches(records, train_rows, args.batch_size, device, args.seed, state["step"], rank, world, flip=True)
     stop_requested = listen_for_stop()
 
     for step in range(state["step"] + 1, last + 1):
         x, chosen = next(stream)
-        c = attributes[chosen].to(device)
+        c = there[chosen]
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 + math.cos(math.pi * step / planned)) / 2
 
         # Predictor: read the attributes

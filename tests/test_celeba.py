@@ -908,6 +908,25 @@ def test_order_depends_on_seed_and_step_alone(packed):
     )
 
 
+def test_order_is_that_of_earlier_runs(packed):
+    """By its definition, so that a run of an older version can be gone on with and compared with."""
+    rows, size = np.array([1, 2, 3, 5, 8, 9, 11]), 4
+    for seed, start in ((0, 0), (5, 0), (-1, 300)):
+        stops = np.arange(start * size, (start + 9) * size)
+        shuffles = [
+            np.random.default_rng((seed % 2**64, 0, epoch)).permutation(7) for epoch in range(stops[-1] // 7 + 1)
+        ]
+        wanted = rows[[shuffles[stop // 7][stop % 7] for stop in stops]].reshape(-1, size)
+        for step, (x, chosen) in enumerate(take(9, packed, rows, size, "cpu", seed=seed, start=start)):
+            assert chosen.dtype == torch.int64 and chosen.tolist() == wanted[step].tolist()
+            flips = np.random.default_rng((seed % 2**64, 1, start + step)).random(size) < 0.5
+            pixels = [
+                packed.images[row][:, ::-1] if flip else packed.images[row]
+                for row, flip in zip(wanted[step], flips, strict=True)
+            ]
+            assert torch.equal(x, celeba.to_tensor(np.stack(pixels)))
+
+
 def test_batches_refuse_what_cannot_be(packed):
     with pytest.raises(InputError, match="multiple of the 2 processes"):
         batches(packed, np.arange(4), 3, "cpu", world=2)
@@ -950,10 +969,20 @@ def test_memory_stays_flat(packed):
 def test_batches_on_a_gpu(packed, free, monkeypatch):
     if free is not None:  # the look-ahead path
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, free))
+    monkeypatch.setattr(celeba, "DRAWN", 3)
     here, there = (take(7, packed, np.arange(COUNT), 5, device) for device in ("cpu", "cuda"))
     for (x, chosen), (y, others) in zip(here, there, strict=True):
-        assert y.is_cuda and y.is_contiguous(memory_format=torch.channels_last)
-        assert torch.allclose(x, y.cpu(), atol=1e-6) and (chosen == others).all()
+        assert y.is_cuda and others.is_cuda and y.is_contiguous(memory_format=torch.channels_last)
+        assert torch.allclose(x, y.cpu(), atol=1e-6) and torch.equal(chosen, others.cpu())
+    generator = batches(packed, np.arange(COUNT), 5, "cuda")
+    next(generator)
+    torch.cuda.set_sync_debug_mode("error")  # what waits for the GPU raises
+    try:
+        for _ in range(7):
+            next(generator)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        generator.close()
 
 
 def test_records_travel_to_other_processes_without_their_pixels(packed):
