@@ -234,9 +234,10 @@ class MTCNN:
 
     def __init__(self, device="cpu", min_face=20):
         self.device = torch.device(device)
-        self.pnet = load_weights(PNet(), "pnet").to(self.device)
-        self.rnet = load_weights(RNet(), "rnet").to(self.device)
-        self.onet = load_weights(ONet(), "onet").to(self.device)
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn: a seeded training must not notice
+            self.pnet = load_weights(PNet(), "pnet").to(self.device)
+            self.rnet = load_weights(RNet(), "rnet").to(self.device)
+            self.onet = load_weights(ONet(), "onet").to(self.device)
         self.min_face = min_face
         # The C library hands large freed blocks back to the system, and taking them again costs more than the
         # arithmetic in them. Having freed one of this size (its limit is 32 MB), it keeps smaller ones.

@@ -358,6 +358,15 @@ def test_large_and_small_pictures(detector):
     assert len(MTCNN(min_face=160).detect([cv2.resize(face, (140, 160))])[0][0]) == 0
 
 
+def test_leaves_the_random_state_alone():
+    """So that a run that packs its records first is the same training as one that finds them there."""
+    torch.manual_seed(3)
+    wanted = torch.rand(4)
+    torch.manual_seed(3)
+    MTCNN().detect([sketch()])
+    assert torch.equal(torch.rand(4), wanted)
+
+
 def test_light_and_without_tensorflow():
     code = (
         "import sys; import common.mtcnn as m; m.MTCNN().detect([]); "
