@@ -1,11 +1,13 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 DEMO := demo
+FROM ?= hyperencoder
 DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpoint_dir $(DEMO)/checkpoint \
 	--model_path $(DEMO)/models --sample_dir $(DEMO)/samples
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-web lint bench clean
+PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
+.PHONY: help install demo test test-web lint copies bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -39,6 +41,16 @@ test-web: .venv/stamp  ## test facegen_attr's page in a browser: CHROMIUM, else 
 
 lint: .venv/stamp  ## check the style
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# A copy that differs from the last commit is somebody's work as well: it is not written over.
+copies:  ## write one project's plumbing.py and gan.py over the others' (FROM=hyperencoder)
+	@for file in plumbing.py gan.py; do for project in $(PROJECTS); do \
+		mine=$(FROM)/$$file; copy=$$project/$$file; \
+		if [ -e $$mine ] && [ -e $$copy ] && ! cmp -s $$mine $$copy; then \
+			git diff --quiet HEAD -- $$copy || { echo "error: $$copy was changed too: bring both together" >&2; exit 2; }; \
+			cp $$mine $$copy && echo "$$copy"; \
+		fi; done; done
 
 bench: .venv/stamp  ## measure the face detector against its peers (those that are installed)
 	$(PY) benchmarks/detector.py

@@ -19,7 +19,10 @@ from common.celeba import to_tensor
 from common.mtcnn import MTCNN, crop, pick
 from common.photos import InputError
 from common.synthetic import draw, parameters, person
-from hyperencoder import main as hyperencoder
+from hyperencoder.loading import load_model, load_records
+from hyperencoder.main import parse_args
+from hyperencoder.plumbing import save_sheet
+from hyperencoder.swap import put_in
 
 PEOPLE = {"first": 1, "second": 3}  # identities of the drawn data set with seed 0: two men
 HELD_OUT = 40
@@ -52,8 +55,8 @@ def main():
                "--epoch", args.epoch]  # fmt: skip
     subprocess.run(list(map(str, command)), check=True)
 
-    options = hyperencoder.parse_args([str(part) for part in [*flags, "--run", "swap"]])
-    model, device, autocast, state = hyperencoder.load_model(options)
+    options = parse_args([str(part) for part in [*flags, "--run", "swap"]])
+    model, device, autocast, state = load_model(options)
     detector, before, truth = MTCNN(device), [], []
     for picture in range(args.count, args.count + HELD_OUT):
         image = scene(PEOPLE["first"], picture)
@@ -63,9 +66,9 @@ def main():
             before.append(crop(image, boxes[0][index], 128))
             truth.append(crop(scene(PEOPLE["first"], picture, shown=PEOPLE["second"]), boxes[0][index], 128))
     before, truth = np.stack(before), np.stack(truth)
-    swapped, x = hyperencoder.put_in(model, before, device, autocast, 1, state["means"])
+    swapped, x = put_in(model, before, device, autocast, 1, state["means"])
     x_true = model.target(to_tensor(truth, device))
-    records = hyperencoder.load_records(options, device, 0)
+    records = load_records(options, device)
     rows = np.flatnonzero(np.array([name.startswith("second/") for name in records.names]))
     mean_face = model.target(to_tensor(records.images[rows], device)).mean(0, keepdim=True).expand_as(x_true)
 
@@ -79,7 +82,7 @@ def main():
     nearer = ((swapped - x_true).square().mean((1, 2, 3)) < (swapped - x).square().mean((1, 2, 3))).float().mean()
     print(f"  nearer to the second person's scene than to the picture that went in: {nearer:.0%}")
     rows = {"First person": x[:12], "Second person's face put in": swapped[:12], "Truth": x_true[:12]}
-    sheet = hyperencoder.save_sheet(args.out_dir / "swap.png", rows, columns=12)
+    sheet = save_sheet(args.out_dir / "swap.png", rows, columns=12)
     print(f"sheet {args.out_dir / 'swap.png'}, {sheet.shape[1]} x {sheet.shape[0]}")
 
 

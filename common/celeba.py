@@ -740,14 +740,17 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
     return records
 
 
-def load_records(args, crop, size, device, rank=0):
+def load_records(args, crop, size, device, rank=0, purpose=None):
     """The packed pictures that a script's flags (dataset_dir, record_dir, workers, seed) name; rank 0 packs them first.
 
-    crop, size: as in pack(); of pictures that are cropped already the middle is taken. InputError: as CelebA, pack.
+    crop, size: as in pack(); of pictures that are cropped already the middle is taken. purpose: what attributes are
+    needed for, in a few words. InputError: as CelebA, pack; no attributes.
     """
     if args.dataset_dir is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     dataset = CelebA(args.dataset_dir, args.seed)
+    if purpose and dataset.attributes is None:
+        raise InputError(f"{args.dataset_dir} has no attributes (list_attr_celeba.txt or .csv): {purpose}")
     if rank:
         dist.barrier()
     crop = "whole" if dataset.cropped else crop

@@ -1,14 +1,20 @@
-"""Anomaly detection by reconstruction error: pictures that are no normal faces, and how well a score tells them apart.
+"""--run anomaly: pictures that are no normal faces, found by their reconstruction error, and how well it finds them.
 
-Each kind takes and gives (N, 3, H, W) in [-1, 1]; all randomness comes from the generator.
+Each kind of anomaly takes and gives (N, 3, H, W) in [-1, 1]; all randomness comes from the generator.
 """
 
+import csv
+import json
 import math
 
 import torch
 import torch.nn.functional as F
 
+from common.celeba import to_tensor, to_uint8
+from common.photos import InputError
+from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
 from hyperencoder.model import resize
+from hyperencoder.plumbing import in_chunks, place, save_sheet
 
 
 def upside_down(x, generator):
@@ -66,3 +72,48 @@ def roc_auc(normal, anomalous):
     """
     difference = anomalous[:, None] - normal[None]
     return ((difference > 0).double().mean() + (difference == 0).double().mean() / 2).item()
+
+
+def errors_of(model, images, device, autocast):
+    """Mean squared reconstruction error (N,) of pictures (N, h, w, 3) uint8, on the CPU."""
+    pieces = [reconstruct(model, images[part], device, autocast)[:2] for part in in_chunks(images)]
+    return torch.cat([(x_hat - x).square().mean((1, 2, 3)).cpu() for x, x_hat in pieces])
+
+
+def anomaly(args):
+    """Score pictures by reconstruction error: --images one by one, or the test faces against five kinds of others."""
+    model, device, autocast, state = load_model(args)
+    if "validation_errors" not in state:
+        raise InputError("anomaly scores need the best model, which training writes at the end of its first epoch")
+    images, names = load_pictures(args, model, device)
+    samples = place(args, "samples", run_name(args))
+    samples.mkdir(parents=True, exist_ok=True)
+
+    normal, known = errors_of(model, images, device, autocast), state["validation_errors"]
+    below = torch.searchsorted(known, normal).double() / len(known)
+    rows = list(zip(names, normal.tolist(), below.tolist(), strict=True))
+    with open(samples / "anomaly.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(["file", "error", "validation_faces_below"])
+        table.writerows([name, f"{error:.6g}", f"{share:.4f}"] for name, error, share in rows)
+    print(f"anomaly.csv in {samples}: an error above 99% of the validation faces' ({known.quantile(0.99):.4f}) is odd")
+    if args.images:
+        for name, error, share in rows:
+            print(f"{name}: error {error:.4f}, above {share:.0%} of the validation faces")
+        return
+
+    generator = torch.Generator().manual_seed(args.seed)
+    sheet, table = {}, {}
+    for kind, change in ANOMALIES.items():
+        odd = to_uint8(change(to_tensor(images), generator))
+        scores = errors_of(model, odd, device, autocast)
+        # Blur is reconstructed too well, not too badly: the second score is the distance from the usual error.
+        usual = known.log().median()
+        two_sided = roc_auc((normal.log() - usual).abs(), (scores.log() - usual).abs())
+        table[kind] = {"auc": roc_auc(normal, scores), "auc_two_sided": two_sided}
+        sheet[kind] = to_tensor(odd[:8])
+        sheet[f"{kind}, reconstructed"] = reconstruct(model, odd[:8], device, autocast)[1].cpu()
+        print(f"{kind:16} ROC-AUC {table[kind]['auc']:.3f}, two-sided {table[kind]['auc_two_sided']:.3f}")
+    (samples / "anomaly.json").write_text(json.dumps(table, indent=1) + "\n")
+    sheet = {kind: F.interpolate(x, model.size) for kind, x in sheet.items()}
+    save_sheet(samples / "anomaly.png", sheet, columns=8)

@@ -20,9 +20,15 @@ import torch.nn.functional as F
 from conftest import ROOT
 from PIL import Image
 
+from common.celeba import to_tensor
+from common.photos import InputError
 from hyperencoder import main as script
+from hyperencoder import plumbing
 from hyperencoder.anomaly import ANOMALIES, occluded_eyes, roc_auc, shuffled_blocks
+from hyperencoder.loading import load_records, make_model
 from hyperencoder.model import AutoEncoder, Decoder, Encoder, augment, fit_pca, initialise, map_sizes, resize
+from hyperencoder.plumbing import load_checkpoint, read_checkpoint, save_checkpoint
+from hyperencoder.swap import put_in
 
 SMALL = ("--width_multiplier", 0.0625, "--embed_size", 12, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -49,7 +55,7 @@ def records(faces, tmp_path_factory):
     """A folder of packed faces that the tests below share: cropping them once is enough."""
     folder = tmp_path_factory.mktemp("packed")
     args = script.parse_args(["--dataset_dir", str(faces), "--workers", "0", *places(folder)])
-    script.load_records(args, torch.device("cpu"), 0)
+    load_records(args, torch.device("cpu"), 0)
     return folder / "records"
 
 
@@ -189,7 +195,7 @@ def test_anomalies_do_what_their_names_say():
 
 def test_training_leaves_what_it_says(trained):
     folder, output = trained
-    steps = script.read_checkpoint(folder / "models/faces.pt")["state"]["step"]
+    steps = read_checkpoint(folder / "models/faces.pt")["state"]["step"]
     sheets = sorted(path.name for path in (folder / "samples/faces").glob("0*.png"))
     assert steps > 0 and len(sheets) == 6, "a sheet an epoch, the step in its name"
     assert (folder / "samples/faces/filmstrip.png").exists()
@@ -262,13 +268,13 @@ def test_resume_is_exact(recipe, faces, home):
 def test_kill_during_a_checkpoint_write_leaves_a_loadable_one(tmp_path):
     """kill -9 at random moments of a process that does nothing but save."""
     code = (
-        "import argparse, itertools, sys, torch\n"
+        "import itertools, sys, torch\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from hyperencoder.main import save_checkpoint\n"
+        "from hyperencoder.plumbing import save_checkpoint\n"
         "model = torch.nn.Linear(1000, 3000)\n"
         "for step in itertools.count(1):\n"
-        "    save_checkpoint(Path(sys.argv[1]), argparse.Namespace(seed=0), {'model': model}, step=step)\n"
+        "    save_checkpoint(Path(sys.argv[1]), {'seed': 0}, {'model': model}, step=step)\n"
     )
     path = tmp_path / "run/last.pt"
     process = subprocess.Popen([sys.executable, "-c", code, str(path)])
@@ -279,22 +285,22 @@ def test_kill_during_a_checkpoint_write_leaves_a_loadable_one(tmp_path):
         time.sleep(pause)
         process.kill()
         process.wait()
-        content = script.load_checkpoint(path, script.argparse.Namespace(seed=0), {})
+        content = load_checkpoint(path, {"seed": 0}, {})
         seen.append(content["step"])
         process = subprocess.Popen([sys.executable, "-c", code, str(path)]) if len(seen) < 3 else process
     assert min(seen) >= 1
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
-    path, args, model = tmp_path / "last.pt", script.argparse.Namespace(seed=0), torch.nn.Linear(2, 2)
+    path, flags, model = tmp_path / "last.pt", {"seed": 0}, torch.nn.Linear(2, 2)
     for step in (1, 2):
-        script.save_checkpoint(path, args, {"model": model}, step=step)
+        save_checkpoint(path, flags, {"model": model}, step=step)
     path.write_bytes(path.read_bytes()[:500])
-    assert script.load_checkpoint(path, args, {"model": model})["step"] == 1
+    assert load_checkpoint(path, flags, {"model": model})["step"] == 1
     assert "damaged" in capsys.readouterr().out
-    (tmp_path / "previous.pt").write_bytes(b"")
-    with pytest.raises(script.InputError, match="move it away"):
-        script.load_checkpoint(path, args, {"model": model})
+    (tmp_path / "last.previous.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="move it away"):
+        load_checkpoint(path, flags, {"model": model})
 
 
 def test_a_stop_saves_first(faces, home):
@@ -309,7 +315,7 @@ def test_a_stop_saves_first(faces, home):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
-    step = script.read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"]
+    step = read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"]
     assert step > 0 and f"trained {step} of " in output
 
 
@@ -361,7 +367,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
     assert "not finite at step" in capsys.readouterr().err
     saved = home / "checkpoint/faces/last.pt"
     assert not saved.exists() or all(torch.isfinite(value).all() for value in
-                                     script.read_checkpoint(saved)["model"].values())  # fmt: skip
+                                     read_checkpoint(saved)["model"].values())  # fmt: skip
 
 
 def test_training_stops_by_itself(faces, home, capsys):
@@ -406,11 +412,11 @@ def test_testing_writes_metrics_and_embeddings(trained, faces, run):
 
     # by hand, from the model file: three lines of Python
     content = torch.load(folder / "models/faces.pt", weights_only=True)
-    model = script.make_model(script.argparse.Namespace(**content["args"]))
+    model = make_model(content["args"])
     model.load_state_dict(content["model"])
-    records = script.load_records(script.parse_args(
+    records = load_records(script.parse_args(
         ["--dataset_dir", str(faces), "--workers=0", *places(folder)]), torch.device("cpu"), 0)  # fmt: skip
-    x = script.to_tensor(records.images[records.rows("test")])
+    x = to_tensor(records.images[records.rows("test")])
     with torch.no_grad():
         x_hat, embedding = model.eval()(x)
     assert (x_hat - model.target(x)).square().mean().item() == pytest.approx(metrics["mse"], rel=1e-4)
@@ -443,7 +449,7 @@ def test_own_photos_gifs_and_videos(trained, faces, tmp_path, capsys):
 def test_red_stays_red_on_a_sheet(tmp_path):
     x = torch.zeros(1, 3, 8, 8)
     x[:, 0], x[:, 1:] = 1, -1
-    sheet = script.save_sheet(tmp_path / "red.png", {"": x})
+    sheet = plumbing.save_sheet(tmp_path / "red.png", {"": x})
     for picture in (sheet, np.asarray(Image.open(tmp_path / "red.png"))):
         assert picture[4, 4].tolist() == [255, 0, 0]
 
@@ -473,7 +479,7 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
     same_shape = ["--init=he", "--batch_norm", "--learning_rate=0.002"]
     start = trained[0] / "models/faces.pt"
     assert call(*flags, *same_shape, "--run=train_swap", "--epoch=2", "--start_from", start) == 0
-    content = script.read_checkpoint(home / "models/faces_swap.pt")
+    content = read_checkpoint(home / "models/faces_swap.pt")
     assert content["state"]["people"] == ["1", "2"]
     assert {key.split(".")[1] for key in content["model"] if key.startswith("decoders")} == {"0", "1"}
     means = content["state"]["means"]
@@ -491,6 +497,7 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
 
 def test_a_swapped_embedding_moves_from_one_mean_to_the_other():
     """Each face from the mean of the person it is nearest to; whoever is that person already stays as he is."""
+
     class Painter:  # embeds a picture as its first two colours, and draws an embedding as these
         eval = target = staticmethod(lambda *x: x[0] if x else None)
         encode = staticmethod(lambda x: x[:, :2, 0, 0])
@@ -499,7 +506,7 @@ def test_a_swapped_embedding_moves_from_one_mean_to_the_other():
     images = np.zeros((2, 4, 4, 3), np.uint8)
     images[0], images[1] = (51, 102, 0), (204, 204, 0)  # -0.6, -0.2 and 0.6, 0.6 in [-1, 1]
     means = torch.tensor([[-0.5, -0.5], [0.5, 0.5]])
-    made, x = script.put_in(Painter, images, torch.device("cpu"), contextlib.nullcontext, 1, means)
+    made, x = put_in(Painter, images, torch.device("cpu"), contextlib.nullcontext, 1, means)
     torch.testing.assert_close(made[:, :, 0, 0], torch.tensor([[0.4, 0.8, 1], [0.6, 0.6, 1]]))
     torch.testing.assert_close(x[:, :2, 3, 3], torch.tensor([[-0.6, -0.2], [0.6, 0.6]]))
 
@@ -515,7 +522,7 @@ def test_swap_between_folders(faces, tmp_path):
     assert call(*flags, "--run=train_swap", "--steps=1") == 0
     photo = next((tmp_path / "two/anna").iterdir())
     for source in ("models/two_swap.pt", "checkpoint/two_swap/last.pt"):
-        assert script.read_checkpoint(tmp_path / source)["state"]["people"] == ["anna", "ben"]
+        assert read_checkpoint(tmp_path / source)["state"]["people"] == ["anna", "ben"]
         assert call(*flags, "--run=swap", "--images", photo, "--out_dir", tmp_path / source[:5], "--person=anna") == 0
         (tmp_path / "models/two_swap.pt").unlink(missing_ok=True)  # then the checkpoint serves
 
@@ -596,4 +603,4 @@ def test_memory_stays_flat(faces, home):
 def test_resize_keeps_means():
     x = torch.rand(1, 3, 128, 128)
     assert torch.allclose(resize(x, (64, 64)).mean(), x.mean(), atol=1e-5) and resize(x, (128, 128)) is x
-    assert len(list(itertools.islice(script.in_chunks(range(130)), 9))) == 3
+    assert len(list(itertools.islice(plumbing.in_chunks(range(130)), 9))) == 3

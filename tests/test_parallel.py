@@ -1,6 +1,8 @@
-"""The five main.py are parallel on purpose: the same boilerplate byte for byte, flags, sections and README headings."""
+"""The five folders are parallel on purpose: equal copies, flags, order, imports one way, README headings."""
 
+import argparse
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -9,120 +11,146 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_makeover", "face_math")
-            if (ROOT / name).exists()]  # fmt: skip
-BOILERPLATE = ["boolean", "setup", "average_gradients", "update_ema", "listen_for_stop", "save_checkpoint",
-               "read_checkpoint", "load_checkpoint", "save_sheet", "new_folder", "main", "fail"]  # fmt: skip
-ALSO_ALIKE = ["in_chunks", "r1_penalty", "psnr", "fill", "new_numbered", "output_folder", "save_pictures",
-              "write_table"]  # of dapgan and face_math, new_numbered of facegen_attr too; others may have their own
-GAN_BOILERPLATE = ["diversity", "sliced_wasserstein", "diff_augment"]  # in the projects that train a GAN
-SECTIONS = ["Flags", "Boilerplate", "Training", "Using the model"]
+ALL = ("hyperencoder", "dapgan", "facegen_attr", "deep_makeover", "face_math")
+PROJECTS = [name for name in ALL if (ROOT / name / "plumbing.py").exists()]
+COPIES = {"plumbing.py": PROJECTS, "gan.py": [name for name in PROJECTS if name != "hyperencoder"]}
+SECTIONS = ["Flags", "Training"]
 HEADINGS = ["What it is", "Run it", "How it works", "What is logged", "Results", "Differences from the document"]
 GROUPS = ["What to do", "Model", "Training", "Machine", "Files"]
-SHARED_FLAGS = ["run", "epoch", "steps", "train_size", "batch_size", "learning_rate", "beta1", "recipe", "seed",
-                "device", "precision", "workers", "dataset_dir", "record_dir", "checkpoint_dir", "model_path",
-                "sample_dir", "log_every", "sample_every", "save_every"]  # fmt: skip
-# A default belongs to a project's document; what a flag means is the same everywhere.
-SAME_HELP = ["epoch", "steps", "train_size", "batch_size", "seed", "device", "precision", "workers", "dataset_dir",
-             "checkpoint_dir", "model_path", "sample_dir", "log_every", "sample_every", "save_every"]  # fmt: skip
-
-
-def source(project):
-    return (ROOT / project / "main.py").read_text()
-
-
-def functions(project):
-    """Name -> source of the top-level functions of a project's main.py, decorators and all, in their order."""
-    text = source(project)
-    lines = text.splitlines()
-    found = {}
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.FunctionDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            found[node.name] = "\n".join(lines[first - 1 : node.end_lineno])
-    return found
+SHARED_FLAGS = {
+    "What to do": ["run"],
+    "Training": ["epoch", "steps", "train_size", "batch_size", "learning_rate", "beta1", "recipe", "seed"],
+    "Machine": ["device", "precision", "workers"],
+    "Files": ["dataset_dir", "dataset_name", "record_dir", "checkpoint_dir", "model_path", "sample_dir", "log_every",
+              "sample_every", "save_every"],
+}  # fmt: skip
+# From the top of a folder to its bottom; a file imports what stands below it. Verbs are all other files.
+ORDER = {"main": 0, "loading": 2, "plumbing": 3, "gan": 3, "model": 3}
+COMMON = {"synthetic": 0, "crop": 0, "celeba": 1, "mtcnn": 2, "photos": 3}
 
 
 def flags(project):
-    """Name -> (group, help without the default in brackets) of a project's flags, in their order, from its source."""
-    found, groups = {}, {}
-    for node in ast.walk(next(n for n in ast.parse(source(project)).body if getattr(n, "name", "") == "parse_args")):
-        if not isinstance(node, (ast.Assign, ast.Call)):
-            continue
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            if getattr(node.value.func, "attr", "") == "add_argument_group":
-                groups[node.targets[0].id] = node.value.args[0].value
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
-            text = next((ast.unparse(k.value) for k in node.keywords if k.arg == "help"), "")
-            name = node.args[0].value.removeprefix("--")
-            found[name] = (node.lineno, groups.get(node.func.value.id), re.sub(r" \([^()]*\)", "", text))
-    return {name: rest for name, (_, *rest) in sorted(found.items(), key=lambda item: item[1][0])}
+    """Name -> (group, help without the default in brackets) of a project's flags, in their order."""
+    script, found = importlib.import_module(f"{project}.main"), {}
+
+    class Seen(Exception):
+        pass
+
+    def look(parser, *_, **__):
+        for group in parser._action_groups:
+            for action in group._group_actions:
+                if action.dest != "help":
+                    found.setdefault(action.dest, (group.title, re.sub(r" \([^()]*\)", "", action.help or "")))
+        raise Seen
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Seen):
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", look)
+        patch.setattr(argparse.ArgumentParser, "parse_args", look)
+        script.parse_args([])
+    return found
+
+
+def imports(path):
+    """The modules of this repository that a file imports at its top, as folder.module; those in functions aside."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            if node.module in ("common", *ALL):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            elif node.module.split(".")[0] in ("common", *ALL):
+                yield node.module
+
+
+@pytest.mark.parametrize(("file", "project"), [(file, name) for file, names in COPIES.items() for name in names])
+def test_copies_are_equal_byte_for_byte(file, project):
+    first = ROOT / COPIES[file][0] / file
+    assert (ROOT / project / file).read_bytes() == first.read_bytes(), f"make copies FROM={project}, or the other way"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
-def test_boilerplate_is_the_same_byte_for_byte(project):
-    mine, first = functions(project), functions(PROJECTS[0])
-    assert [name for name in mine if name in BOILERPLATE] == BOILERPLATE
-    for name in BOILERPLATE:
-        assert mine[name] == first[name], f"{name} differs between {project} and {PROJECTS[0]}: change one, change all"
+def test_imports_go_one_way(project):
+    for path in (ROOT / project).glob("*.py"):
+        rank = ORDER.get(path.stem, 1)
+        for module in imports(path):
+            folder, name = module.split(".")[:2]
+            assert folder in ("common", project), f"{path} imports {module}: projects share common/ alone"
+            if folder == project:
+                below = ORDER.get(name, 1)
+                assert below > rank or below == rank == 1, f"{path.name} of {project} imports {module}"
+            if path.name in COPIES:
+                assert folder == "common", f"{path} imports {module}: a copy imports nothing of its project"
 
 
-def test_gans_share_their_boilerplate_byte_for_byte():
-    gans = {project: functions(project) for project in PROJECTS if "diversity" in functions(project)}
-    for project, mine in gans.items():
-        assert [name for name in mine if name in GAN_BOILERPLATE] == GAN_BOILERPLATE, project
-        for name in GAN_BOILERPLATE:
-            assert mine[name] == next(iter(gans.values()))[name], f"{name} of {project}: change one, change all"
+def test_imports_of_common_go_one_way():
+    for path in (ROOT / "common").glob("*.py"):
+        for module in imports(path):
+            folder, name = module.split(".")
+            assert folder == "common" and COMMON[name] > COMMON[path.stem], f"{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("name", ALSO_ALIKE)
-def test_helpers_of_the_verbs_are_the_same_byte_for_byte(name):
-    alike = ["dapgan", "face_math", *(["facegen_attr"] if name == "new_numbered" else [])]
-    assert len({functions(project)[name] for project in alike}) == 1, f"{name}: change one, change all of {alike}"
+@pytest.mark.parametrize("project", PROJECTS)
+def test_verb_files_make_no_circle(project):
+    """Files of verbs may use each other, but not in a circle."""
+    uses = {
+        path.stem: {module.split(".")[1] for module in imports(path) if module.startswith(f"{project}.")}
+        for path in (ROOT / project).glob("*.py")
+    }
+    while leaves := [name for name, used in uses.items() if not used & set(uses)]:
+        for name in leaves:
+            del uses[name]
+    assert not uses, f"{project}: a circle among {sorted(uses)}"
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_main_is_read_in_one_sitting(project):
+    text = (ROOT / project / "main.py").read_text(encoding="utf-8")
+    assert text.count("\n") <= 360
+    assert re.findall(r"^# -{20,}\n# (\w[\w ]*)", text, re.M) == SECTIONS
+    for path in (ROOT / project).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                most = 110 if node.name.startswith("train") else 80
+                assert node.end_lineno - node.lineno < most, f"{path.name}: {node.name} is longer than a screen"
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_files_are_not_named_like_modules_that_scripts_import(project):
+    """The script's folder comes first on sys.path: a chart.py is fine, a random.py would replace Python's."""
+    for path in (ROOT / project).glob("*.py"):
+        assert path.stem not in sys.stdlib_module_names, path
+        assert path.stem not in ("torch", "numpy", "cv2", "PIL", "tqdm", "mtcnn", "common"), path
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_shared_flags_have_the_same_names_order_groups_and_help(project):
     mine, first = flags(project), flags(PROJECTS[0])
-    assert [name for name in mine if name in SHARED_FLAGS] == SHARED_FLAGS
     assert list(dict.fromkeys(group for group, _ in mine.values())) == GROUPS
-    for name in SHARED_FLAGS:
-        assert mine[name][0] == first[name][0], name
-    for name in SAME_HELP:
-        assert mine[name] == first[name], name
-    assert all(text.strip("'\"") for _, text in mine.values()), "every flag has help"
+    for group, names in SHARED_FLAGS.items():
+        assert [name for name, (of, _) in mine.items() if of == group and name in names] == names
+        if group in ("Machine", "Files"):
+            assert all(mine[name] == first[name] for name in names), group
+    assert all(text for _, text in mine.values()), "every flag has help"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_every_flag_is_used(project):
     """A flag that is declared and never read is a lie."""
-    text = "".join(path.read_text() for path in (ROOT / project).glob("*.py"))
+    files = [*(ROOT / project).glob("*.py"), ROOT / "common/celeba.py"]
+    text = "".join(path.read_text(encoding="utf-8") for path in files)
     for name in flags(project):
-        if name not in ("no-train", "recipe"):  # the other name of --train; read while the flags are parsed
-            assert re.search(rf"args\.{name}\b|\"{name}\"", text), f"--{name} of {project} is never read"
-
-
-@pytest.mark.parametrize("project", PROJECTS)
-def test_flags_that_may_change_exist(project):
-    (may_change,) = re.findall(r"^MAY_CHANGE = (\{.*?\})", source(project), re.S | re.M)
-    assert ast.literal_eval(may_change) <= set(flags(project)), "MAY_CHANGE names a flag that is not there"
-
-
-@pytest.mark.parametrize("project", PROJECTS)
-def test_sections_come_in_the_same_order(project):
-    banners = re.findall(r"^# -{20,}\n# (\w[\w ]*)", source(project), re.M)
-    assert [banner.split(":")[0] for banner in banners if banner != "Losses"] == SECTIONS
+        if name != "recipe":  # read while the flags are parsed
+            assert re.search(rf"(args|flags|first)\.{name}\b|\"{name}\"", text), f"--{name} of {project} is never read"
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_readme_has_the_same_headings(project):
-    assert re.findall(r"^## (.*)$", (ROOT / project / "README.md").read_text(), re.M) == HEADINGS
+    text = (ROOT / project / "README.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## (.*)$", text, re.M) == HEADINGS
 
 
 @pytest.mark.parametrize("project", PROJECTS)
 def test_torchrun_lines_do_not_lose_run_to_torchrun(project):
     """torchrun takes --run for an abbreviation of its own --run-path, unless a -- stands before the script."""
-    text = source(project) + (ROOT / project / "README.md").read_text()
+    text = "".join((ROOT / project / file).read_text(encoding="utf-8") for file in ("main.py", "README.md"))
     for line in re.findall(r".*torchrun --nproc.*", text):
         assert "--run" not in line or " -- " in line, line
 
@@ -130,9 +158,41 @@ def test_torchrun_lines_do_not_lose_run_to_torchrun(project):
 @pytest.mark.parametrize("project", PROJECTS)
 def test_help_needs_no_data_and_no_heavy_imports_beyond_torch(project, tmp_path):
     """--help works from any directory and shows the launch commands and every flag."""
-    process = subprocess.run([sys.executable, ROOT / project / "main.py", "--help"], cwd=tmp_path, text=True,
-                             capture_output=True)  # fmt: skip
+    code = (
+        "import runpy, sys\n"
+        "script, sys.argv = sys.argv[1], sys.argv[1:]\n"
+        "try:\n    runpy.run_path(script, run_name='__main__')\n"
+        "except SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torchvision', 'tensorboard', 'pytorch_msssim', 'cv2', 'tensorflow', 'gradio', 'sklearn'}\n"
+        "print('heavy:', heavy & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", code, str(ROOT / project / "main.py"), "--help"]
+    process = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
     assert process.returncode == 0, process.stderr
+    assert "heavy: set()" in process.stdout
     assert f"torchrun --nproc_per_node=8 {project}/main.py" in process.stdout
     for name in flags(project):
         assert f"--{name}" in process.stdout
+
+
+def test_make_copies_refuses_where_two_were_changed(tmp_path):
+    """`make copies` writes one project's copy over the others', but never over another change."""
+    names = ["hyperencoder", "face_math"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plumbing.py").write_text("old\n")
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"))
+
+    def call(*command):
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    assert call("git", "init", "-q").returncode == 0
+    assert call("git", "add", ".").returncode == call("git", *who, "commit", "-qm", "a").returncode == 0
+    (tmp_path / "face_math/plumbing.py").write_text("new\n")
+    assert call("make", "copies", "FROM=face_math").returncode == 0
+    assert (tmp_path / "hyperencoder/plumbing.py").read_text() == "new\n"
+    (tmp_path / "hyperencoder/plumbing.py").write_text("newer\n")
+    process = call("make", "copies", "FROM=face_math")
+    assert process.returncode == 2 and "hyperencoder/plumbing.py was changed too" in process.stderr
+    assert (tmp_path / "hyperencoder/plumbing.py").read_text() == "newer\n"

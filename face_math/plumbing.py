@@ -1,0 +1,603 @@
+"""What every script needs and nobody comes for: flags, set-up, checkpoints, sheets, and the logbook of a training.
+
+The same file in all five projects (`make copies` after a change; tests/test_parallel.py compares them).
+"""
+
+import argparse
+import copy
+import math
+import os
+import shutil
+import signal
+import sys
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from common.celeba import to_uint8
+from common.photos import InputError
+
+PROJECT = Path(__file__).resolve().parent
+FORMAT = 1  # of checkpoints and model files
+PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Flags
+
+
+def boolean(text):
+    """Flag type: true or false, in any case; anything else is refused."""
+    try:
+        return bool(("false", "true").index(text.lower()))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected True or False") from None
+
+
+def number(kind, expected, allowed):
+    """A flag type: int or float, as far as `allowed` says yes to it."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not allowed(value):  # what is no number is not allowed either: nan compares false
+            raise argparse.ArgumentTypeError(f"{text}: expected {expected}")
+        return value
+
+    return parse
+
+
+positive = number(int, "a whole number, more than 0", lambda n: n > 0)
+natural = number(int, "a whole number, 0 or more", lambda n: n >= 0)
+rate = number(float, "more than 0", lambda x: 0 < x < math.inf)
+weight = number(float, "0 or more", lambda x: 0 <= x < math.inf)
+decay = number(float, "0 or more and less than 1", lambda x: 0 <= x < 1)
+share = number(float, "a share from 0 to 1", lambda x: 0 <= x <= 1)
+SWITCH = dict(type=boolean, nargs="?", const=True, metavar="True|False")
+
+
+def make_parser(text, project):
+    """The parser of a script; text: its docstring. A mistake ends in one line, without the usage."""
+    parser = argparse.ArgumentParser(
+        usage=f"python {project}/main.py --dataset_dir DIR [--run VERB] [flags; --help lists them]",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.error = lambda message: sys.exit(fail(message.removeprefix("argument ")))
+    return parser
+
+
+def add_training_flags(parser, recipes, epoch, batch_size, steps=0, seed=0):
+    """The group Training with what all five share; a project's own flags follow. Returns the group."""
+    add = (group := parser.add_argument_group("Training")).add_argument
+    add("--epoch", type=natural, default=epoch, help=f"passes over the training pictures (default: {epoch})")
+    add(
+        "--steps",
+        type=natural,
+        default=steps,
+        help=f"end after so many steps whatever the epochs say ({steps or 'no'})",
+    )
+    add("--train_size", help="training pictures: a number, or a share such as 0.5 (default: all)")
+    add("--batch_size", type=positive, default=batch_size, help="pictures a step, over all processes")
+    add("--learning_rate", type=rate, help="of the optimizers")
+    add("--beta1", type=decay, help="Adam's momentum")
+    add("--recipe", choices=recipes, default="document", help="set of defaults (default: document)")
+    add("--seed", type=natural, default=seed, help=f"of weights, order and noise (default: {seed})")
+    return group
+
+
+def add_machine_flags(parser):
+    """The group Machine, the same in all five."""
+    add = parser.add_argument_group("Machine").add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="bf16 where it is fast")
+    add("--workers", type=natural, default=os.cpu_count() or 1, help="processes that decode pictures")
+
+
+def add_file_flags(parser, *also, records="records", sample_every=0):
+    """The group Files with what all five share; also: other names of --record_dir. Returns the group."""
+    add = (group := parser.add_argument_group("Files")).add_argument
+    add("--dataset_dir", help="folder or zip with the pictures")
+    add("--dataset_name", help="names checkpoint, model and samples (default: the folder's name)")
+    add("--record_dir", *also, default=str(PROJECT / records), help="packed pictures (records, by main.py)")
+    add("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, likewise")
+    add("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, likewise)")
+    add("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, likewise)")
+    add("--log_every", type=positive, default=50, help="steps from log line to log line (default: 50)")
+    every = sample_every or "an epoch"
+    add("--sample_every", type=natural, default=sample_every, help=f"steps from sheet to sheet (default: {every})")
+    add("--save_every", type=natural, default=0, help="steps from checkpoint to checkpoint (an epoch)")
+    return group
+
+
+def read_flags(parser, argv, defaults):
+    """Parse; defaults: what a recipe or a verb sets, which a flag that is given wins over.
+
+    Remembers in args.shaping which flags shape a run, those of the groups Model and Training but for how long it goes
+    on: a run can be resumed with others changed, not with these.
+    """
+    parser.set_defaults(**defaults)
+    args = parser.parse_args(argv)
+    groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
+    names = {action.dest for group in groups for action in group._group_actions}
+    args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
+    if args.dataset_name is None and args.dataset_dir is not None:
+        args.dataset_name = Path(args.dataset_dir).resolve().name.removesuffix(".zip")
+    if args.dataset_name is None and args.model_path.endswith(".pt"):
+        args.dataset_name = Path(args.model_path).stem
+    if args.dataset_name is None:
+        raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
+    if Path(args.dataset_name).name != args.dataset_name:
+        raise InputError(f"--dataset_name {args.dataset_name}: expected a plain name, without slashes")
+    return args
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Set-up, gradients, running means
+
+
+def setup(args):
+    """Join torchrun's processes, if any; returns device, autocast, rank and number of processes.
+
+    autocast() is the context that a forward pass runs in. InputError: a device or precision that is not there.
+    """
+    try:
+        found = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(found if args.device == "auto" else args.device)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {args.device} is not to be had here: cpu is, and auto finds the best") from None
+    if device.type == "cpu":
+        fast = torch.cpu._is_avx512_bf16_supported()
+    else:
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = args.precision == "bf16" or args.precision == "auto" and fast
+    torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
+    torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
+    torch.backends.cudnn.benchmark = True
+    torch.manual_seed(args.seed)  # the same on every rank: all draw the same noise
+    if "RANK" in os.environ and not dist.is_initialized():
+        # Plain numbers travel over gloo even with GPUs; the others wait for hours while rank 0 packs a large data set.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(hours=12))
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return device, partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16), rank, world
+
+
+def slice_of(batch_size, rank, world, people=1):
+    """The slice of a whole batch that is this process's. InputError: the processes cannot share it equally."""
+    if batch_size % (people * world):
+        what = f"the {world} processes" if people == 1 else f"{people * world}, the people times the processes"
+        raise InputError(f"--batch_size {batch_size}: expected a multiple of {what}")
+    return slice(rank * batch_size // people // world, (rank + 1) * batch_size // people // world)
+
+
+def descend(loss, *optimizers):
+    """One step of each optimizer down the gradient of a loss, averaged over all processes in one message each."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        average_gradients(optimizer)
+        optimizer.step()
+
+
+def average_gradients(optimizer):
+    """Average the gradients of an optimizer's parameters over all processes; nothing to do without torchrun."""
+    if dist.is_initialized():
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        means = flat.div_(dist.get_world_size()).split([g.numel() for g in gradients])
+        for gradient, mean in zip(gradients, means, strict=True):
+            gradient.copy_(mean.view_as(gradient))
+
+
+def mean_of_processes(x):
+    """The mean of a tensor over all processes, in place; x itself without torchrun."""
+    if dist.is_initialized():
+        dist.all_reduce(x.div_(dist.get_world_size()))
+    return x
+
+
+def set_rate(optimizer, rate):
+    """The learning rate of an optimizer's next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def make_ema(network):
+    """A copy of a network for `update_ema`; what the network calls its constants() is shared with it, not copied."""
+    constants = getattr(network, "constants", list)()
+    return copy.deepcopy(network, {id(constant): constant for constant in constants}).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_ema(ema, network, step, decay=0.999):
+    """Move the running mean of the weights on: ema = decay * ema + (1 - decay) * weights; quicker at first."""
+    decay = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
+    for mine, theirs in zip(ema.buffers(), network.buffers(), strict=True):
+        if mine is not theirs:
+            mine.copy_(theirs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Checkpoints and model files
+
+
+def place(args, kind, name):
+    """Where the things of a run called `name` lie: its "checkpoint", "model" (the best so far) or "samples"."""
+    if kind == "checkpoint":
+        return Path(args.checkpoint_dir) / name / "last.pt"
+    if kind == "model":
+        path = Path(args.model_path)
+        return path if path.suffix == ".pt" else path / f"{name}.pt"
+    return Path(args.sample_dir) / name
+
+
+def save_checkpoint(path, flags, parts, **state):
+    """Write everything stateful into one file, atomically; the file before it stays beside it, as NAME.previous.pt.
+
+    parts: name -> module or optimizer; flags, state: numbers, texts, lists and tensors. InputError: the disk refuses.
+    """
+    content = {"format": FORMAT, "project": PROJECT.name, "args": flags, "state": state}
+    content["random"] = torch.get_rng_state()
+    content |= {name: part.state_dict() for name, part in parts.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if path.exists():  # a copy, so that there is a file at path at every moment
+            shutil.copyfile(path, path.with_suffix(".previous.tmp"))
+            os.replace(path.with_suffix(".previous.tmp"), path.with_suffix(PREVIOUS))
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path} cannot be written: {error}") from None
+
+
+def read_checkpoint(path):
+    """Everything that save_checkpoint wrote, on the CPU. InputError: the file is none of this project, or damaged."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        number, project, _, _ = (
+            content["format"],
+            content.get("project", PROJECT.name),
+            content["args"],
+            content["state"],
+        )
+    except Exception:  # there is no end to what the unpickler raises at a file that is none
+        raise InputError(f"{path} is no checkpoint of this program, or damaged") from None
+    if number != FORMAT:
+        raise InputError(f"{path} has format {number}; this program reads {FORMAT}")
+    if project != PROJECT.name:
+        raise InputError(f"{path} is no model of this project but of {project}")
+    return content
+
+
+def find_model(args, name, *shipped):
+    """The best model of a run so far, else its last checkpoint, else a shipped model: path and content.
+
+    InputError: none of them is there, or not the file that --model_path names.
+    """
+    candidates = [place(args, "model", name), place(args, "checkpoint", name), *shipped]
+    if candidates[0] == Path(args.model_path):  # that one and no other
+        candidates = candidates[:1]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there; train first")
+    return path, read_checkpoint(path)
+
+
+def fill(network, content, name, path):
+    """Weights from a file's content into a network: those called `name`. InputError: there are none, or others'."""
+    try:
+        network.load_state_dict(content[name])
+    except (KeyError, RuntimeError, TypeError, AttributeError):
+        raise InputError(f"{path} is no model of this project, or has another shape: no {name} that fits") from None
+    return network
+
+
+def load_checkpoint(path, flags, parts):
+    """Resume: fill parts from path, or from the one before; returns the saved state, None without a file.
+
+    InputError: no file is readable, or it was made with other flags that shape network, data or loss.
+    """
+    candidates = [file for file in (path, path.with_suffix(PREVIOUS)) if file.exists()]
+    if not candidates:
+        return None
+    for file in candidates:
+        try:
+            content = read_checkpoint(file)
+            break
+        except InputError as error:
+            print(f"{error}{': taking the one before' if file != candidates[-1] else ''}")
+    else:
+        raise InputError(f"no checkpoint in {path.parent} can be read: move it away to start anew")
+    saved = content["args"]
+    differ = [f"{name} was {saved.get(name)}, now {value}" for name, value in flags.items() if saved.get(name) != value]
+    if differ:
+        raise InputError(f"{file} was made with other flags ({'; '.join(differ)}): give those, or another place")
+    for name, part in parts.items():
+        part.load_state_dict(content[name])
+    torch.set_rng_state(content["random"])
+    print(f"resuming from {file}, step {content['state']['step']}")
+    return content["state"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures, folders, tables
+
+
+def in_chunks(rows, rank=0, world=1, size=64):
+    """Slices of 64 rows, those of this process."""
+    return [slice(start, start + size) for start in range(rank * size, len(rows), world * size)]
+
+
+def psnr(mse):
+    """Decibels of a mean squared error of pictures in [-1, 1]."""
+    return 10 * math.log10(4 / mse) if mse else math.inf
+
+
+def save_sheet(path, rows, columns=16):
+    """Write a sheet of pictures as PNG: rows maps a label to (N, 3, H, W) in [-1, 1], each in lines of `columns`.
+
+    Returns the sheet as (H, W, 3) uint8.
+    """
+    from PIL import Image, ImageDraw
+
+    strips = []
+    for label, pictures in rows.items():
+        pictures = np.pad(to_uint8(pictures), ((0, 0), (2, 0), (2, 0), (0, 0)))  # a black line above and to the left
+        _, height, width, _ = pictures.shape
+        grid = np.zeros(
+            (-(-len(pictures) // columns) * height + 2, min(columns, len(pictures)) * width + 2, 3), np.uint8
+        )
+        for i, picture in enumerate(pictures):
+            top, left = i // columns * height, i % columns * width
+            grid[top : top + height, left : left + width] = picture
+        if label:
+            strip = Image.new("RGB", (grid.shape[1], 14), "white")
+            ImageDraw.Draw(strip).text((3, 1), label, fill="black")
+            strips.append(np.asarray(strip))
+        strips.append(grid)
+    width = max(strip.shape[1] for strip in strips)
+    sheet = np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
+    return sheet
+
+
+def new_folder(path, overwrite):
+    """A folder to write into. InputError: it is not empty and --overwrite was not given."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
+        raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def output_folder(args, samples):
+    """Where a verb writes: --out_dir, which must be empty or --overwrite, else a new one, VERB_001 ..., in samples.
+
+    So a second run writes beside the first and not over it.
+    """
+    numbered = (samples / f"{args.run}_{i:03d}" for i in range(1, 10**6))
+    return new_folder(args.out_dir or next(path for path in numbered if not path.exists()), args.overwrite)
+
+
+def write_table(path, title, rows):
+    """A table with tabs: results, and the manifests that benchmarks/quality.py reads."""
+    lines = ["\t".join(map(str, row)) for row in [title, *rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The logbook of a training
+
+
+class Journal:
+    """The logbook of a training: what it resumes from, how far it is, what it has lost, what is due.
+
+    It is asked and told, and calls nothing back:
+
+        journal = Journal(args, name, parts, pictures, about, facts, device, rank, **state)
+        for step in journal.steps():
+            ...                            # the updates
+            journal.add(d=d_loss, g=g_loss)
+            if journal.sheet_due: ...      # journal.scalar(), journal.sheet(), journal.keep_if_best()
+            journal.save({"generator": shown})
+        journal.close()
+
+    name: of the run (see `place`); parts: everything stateful, by name; pictures: how many an epoch shows; about: what
+    is trained on what, for the first line; facts: what shapes the run beside the flags. state: what else is kept with
+    the checkpoint, as it is at first; later it is in journal.state, as are step, best (the lowest score), best_step.
+    """
+
+    def __init__(self, args, name, parts, pictures, about, facts, device, rank, **state):
+        self.args, self.parts, self.about, self.device, self.rank = args, parts, about, device, rank
+        self.checkpoint, self.model, self.samples = (
+            place(args, kind, name) for kind in ("checkpoint", "model", "samples")
+        )
+        self.epoch_steps = max(1, pictures // args.batch_size)
+        self.planned = args.epoch * self.epoch_steps or args.steps
+        self.last = min(self.planned, args.steps or self.planned)
+        self.flags = {name: getattr(args, name) for name in args.shaping} | facts
+        found = load_checkpoint(self.checkpoint, self.flags, parts)
+        self.fresh = found is None
+        if self.fresh and self.model.exists():
+            raise InputError(f"{self.model} is there, but no checkpoint of its run: move it away or give --model_path")
+        self.state = found or dict(step=0, best=math.inf, best_step=0) | state
+        self.step, self.losses, self.asked, self.stopping, self.better = self.state["step"], [], False, False, False
+        self.writer = self.bar = self.curve = None  # curve: the name of the losses' line where others share its chart
+
+    def steps(self):
+        """The numbers of the steps that are still to be done, until the last or until somebody asks to stop."""
+        if self.step >= self.last:
+            print(f"trained {self.step} of {self.planned} steps already: raise --epoch or --steps to go on")
+            return
+        self.open()
+        while self.step < self.last and not self.stopping:
+            self.step += 1
+            yield self.step
+
+    @property
+    def epoch(self):
+        """Which pass over the training pictures this is: 1 from the first step on."""
+        return math.ceil(self.step / self.epoch_steps)
+
+    def open(self):
+        """Say what begins, and begin to log it."""
+        from tqdm import tqdm
+
+        self.stop_requested = listen_for_stop()
+        if self.rank == 0:
+            from torch.utils.tensorboard import SummaryWriter  # takes seconds, which only a training has to wait for
+
+            networks = [p for name, p in self.parts.items() if hasattr(p, "parameters") and not name.startswith("ema")]
+            count = sum(parameter.numel() for network in networks for parameter in network.parameters())
+            print(f"{self.about}, {count:,} parameters, {self.planned} steps of {self.args.batch_size}, {self.device}")
+            print(f"watch it: tensorboard --logdir {self.samples / 'logs'}")
+            self.writer = SummaryWriter(self.samples / "logs", purge_step=self.step + 1)
+        total, done = (steps * self.args.batch_size for steps in (self.last, self.step))
+        how = dict(unit="img", unit_scale=True, mininterval=1 if sys.stderr.isatty() else 30)
+        self.bar = tqdm(total=total, initial=done, disable=self.rank > 0, **how)
+
+    def add(self, **losses):
+        """What this step lost, scalars on the device; from here on the step counts, and what is due is known.
+
+        Exits, with the last good checkpoint kept, if a loss is not finite.
+        """
+        self.bar.update(self.args.batch_size)
+        self.asked = self.stop_requested()
+        self.stopping = self.asked
+        self.losses.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        every, end = self.args.sample_every or self.epoch_steps, self.step == self.last
+        self.epoch_end = end or self.step % self.epoch_steps == 0
+        self.sheet_due = end or self.step % every == 0
+        self.save_due = end or self.step % (self.args.save_every or self.epoch_steps) == 0
+        looked_at = self.save_due or self.sheet_due or self.epoch_end or self.stopping  # nothing unseen is saved
+        self.log_due = looked_at or self.step % self.args.log_every == 0
+        self.better = False
+        if self.log_due:
+            self.log(list(losses))
+
+    def log(self, names):
+        """The means since the last time, over all processes, to the bar and TensorBoard."""
+        table = mean_of_processes(torch.stack(self.losses)).cpu()
+        finite, first = table.isfinite().all(1), self.step - len(table) + 1
+        if not finite.all():
+            bad = first + int(finite.int().argmin())
+            sys.exit(fail(f"the loss is not finite at step {bad}; the last good state is {self.checkpoint}", code=1))
+        self.means, self.losses = dict(zip(names, table.mean(0).tolist(), strict=True)), []
+        self.bar.set_postfix({name: f"{mean:.4g}" for name, mean in self.means.items() if mean and "/" not in name})
+        for name, mean in self.means.items():
+            self.scalar(name if "/" in name else f"loss/{name}", mean, self.curve)
+
+    def scalar(self, tag, value, curve=None):
+        """A number to TensorBoard; curve: the name of its line, where several share a chart."""
+        if self.writer and curve:
+            self.writer.add_scalars(tag, {curve: value}, self.step)
+        elif self.writer:
+            self.writer.add_scalar(tag, value, self.step)
+
+    def sheet(self, rows, columns=16, tag="images/samples"):
+        """A sheet of pictures (see `save_sheet`), the step in its name, also to TensorBoard."""
+        sheet = save_sheet(self.samples / f"{self.step:07d}.png", rows, columns)
+        self.writer.add_image(tag, sheet, self.step, dataformats="HWC")
+
+    def keep_if_best(self, score):
+        """Whether the networks are the best so far, by a score of which less is better: then `save` keeps them."""
+        self.better = score < self.state["best"]
+        if self.better:
+            self.state |= dict(best=score, best_step=self.step)
+        return self.better
+
+    def stop(self, why):
+        """End the training after this step."""
+        self.bar.write(why)
+        self.stopping = True
+
+    def save(self, model, **state):
+        """Write what is due: the checkpoint, and the best model, its networks by name and what they come with."""
+        if self.rank == 0 and (self.save_due or self.stopping or self.better):  # no model without a checkpoint
+            save_checkpoint(self.checkpoint, self.flags, self.parts, **self.state | {"step": self.step})
+        if self.rank == 0 and self.better:
+            save_checkpoint(self.model, self.flags, model, step=self.step, **state)
+
+    def close(self, score="score {:.4f}".format):
+        """Say how it ended; score: how the best one reads."""
+        if self.bar is None:  # there was nothing to do
+            return
+        self.bar.close()
+        if self.writer:
+            self.writer.close()
+            early = ": under-trained; the same command goes on" if self.step < self.last else ""
+            print(f"trained {self.step} of {self.planned} steps{early}")
+            if self.state["best_step"]:
+                print(f"best at step {self.state['best_step']} ({score(self.state['best'])}): model {self.model}")
+            print(f"sheets {self.samples}")
+
+
+def listen_for_stop():
+    """From now on SIGTERM and Ctrl-C only ask: returns a function that says whether any process has been asked."""
+    asked = torch.zeros(1)
+
+    def ask(*_):
+        if asked.item():  # a second time: at once
+            raise KeyboardInterrupt
+        asked.fill_(1)
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, ask)
+
+    def stop_requested():
+        told = asked.clone()  # while it travels, `asked` stays what this process alone was told
+        if dist.is_initialized():
+            dist.all_reduce(told)
+        return told.item() > 0
+
+    return stop_requested
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The script
+
+
+def run(parse_args, verbs, argv=None):
+    """Read the flags and do what they ask; a person's mistake ends in one line and exit code 2."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py's first lines had silenced it
+    try:
+        args = parse_args(argv)
+        verbs[args.run](args)
+    except InputError as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(fail("stopped", code=130))
+    except BrokenPipeError:  # who read the output, head for instance, has gone: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except torch.OutOfMemoryError:
+        sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def fail(message, code=2):
+    """Print one line on stderr; returns the exit code, 2 for a person's mistake."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,59 @@
+"""--run test: the test faces or one's own photos, repeated from their embeddings, beside PCA; numbers and pictures."""
+
+import csv
+import json
+import math
+
+import torch
+
+from common.celeba import to_uint8
+from common.photos import name_outputs, save_pictures
+from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
+from hyperencoder.plumbing import in_chunks, new_folder, place, save_sheet
+
+
+def test(args):
+    """Reconstruct the test faces or --images: grid, metrics.json and embeddings.csv in the sample folder."""
+    from pytorch_msssim import ssim
+
+    model, device, autocast, _ = load_model(args)
+    images, names = load_pictures(args, model, device)
+    out_dir = new_folder(args.out_dir, args.overwrite) if args.out_dir else None
+    samples = place(args, "samples", run_name(args))
+    samples.mkdir(parents=True, exist_ok=True)
+
+    sums = dict.fromkeys(("mse", "ssim", "pca_mse", "pca_ssim", "mean_face_mse"), 0.0)
+    embeddings, sheet, stems = [], {}, name_outputs(names)
+    for part in in_chunks(images):
+        x, x_hat, embedding = reconstruct(model, images[part], device, autocast)
+        x_pca = model.pca(x)
+        embeddings.append(embedding.cpu())
+        for name, guess in (("", x_hat), ("pca_", x_pca)):
+            sums[name + "mse"] += (guess - x).square().mean((1, 2, 3)).sum().item()
+            scores = ssim(guess / 2 + 0.5, x / 2 + 0.5, data_range=1, size_average=False)
+            sums[name + "ssim"] += scores.sum().item()
+        sums["mean_face_mse"] += (model.mean.view(3, *model.size) - x).square().mean((1, 2, 3)).sum().item()
+        sheet = sheet or {"Real": x[:16], "Predicted": x_hat[:16], f"PCA, {model.embed_size} numbers": x_pca[:16]}
+        if out_dir:
+            save_pictures(out_dir, stems[part], to_uint8(x_hat))
+
+    embeddings = torch.cat(embeddings)
+    metrics = {"faces": len(images), "embed_size": model.embed_size}
+    for name, value in sums.items():
+        value /= len(images)
+        if name.endswith("mse"):
+            metrics |= {name: value, f"{name}_01": value / 4, name[:-3] + "psnr": 10 * math.log10(4 / value)}
+        else:
+            metrics[name] = value
+    if len(images) > 1:
+        spread = embeddings.std(0)
+        metrics |= {"embedding_std": spread.mean().item(), "dead_numbers": int((spread < 1e-6).sum())}
+    save_sheet(samples / "test.png", sheet)
+    (samples / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    with open(samples / "embeddings.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        table = csv.writer(file)
+        table.writerow(["file", *(f"x{i}" for i in range(model.embed_size))])
+        for name, row in zip(names, embeddings.tolist(), strict=True):
+            table.writerow([name, *map("{:.6g}".format, row)])
+    print(json.dumps(metrics, indent=1))
+    print(f"test.png, metrics.json and embeddings.csv in {samples}")
