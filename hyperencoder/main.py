@@ -27,7 +27,7 @@ from hyperencoder import plumbing
 from hyperencoder.anomaly import anomaly
 from hyperencoder.loading import load_records, make_model, run_name, split, start_at_pca, start_from
 from hyperencoder.model import X_SIZE, augment, map_sizes
-from hyperencoder.plumbing import SWITCH, Journal, descend, make_ema, natural, number, rate, set_rate, setup, update_ema
+from hyperencoder.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, set_rate, setup, update_ema
 from hyperencoder.reconstruct import test
 from hyperencoder.swap import swap
 from hyperencoder.validation import compare, embed_validation, extend_film, mean_embeddings, validate
@@ -56,7 +56,7 @@ def parse_args(argv=None):
     add("--train", **SWITCH, help="True: train; False: test (default: True)")
     add("--no-train", dest="train", action="store_false", default=None, help="the same as --train=False")
 
-    size = number(int, "1 to 1024", lambda n: 1 <= n <= 1024)
+    size = plumbing.number(int, "1 to 1024", lambda n: 1 <= n <= 1024)
     add = parser.add_argument_group("Model").add_argument
     add("--embed_size", type=size, default=100, help="numbers in an embedding (default: 100)")
     add("--x_height", type=int, default=X_SIZE, help="height of the encoder's input: 227")
@@ -64,7 +64,7 @@ def parse_args(argv=None):
     add("--y_height", type=int, default=64, help="height of the pictures made (default: 64)")
     add("--y_width", type=int, help="their width (default: y_height)")
     add("--embed_activation", choices=("linear", "relu"), help="of the embedding (default: linear)")
-    add("--width_multiplier", type=rate, help="scales all channel counts (document: 1, best: 0.25)")
+    add("--width_multiplier", type=plumbing.rate, help="scales all channel counts (document: 1, best: 0.25)")
     add("--batch_norm", **SWITCH, help="normalise each layer (document: False, best: True)")
     add("--init", choices=("document", "he"), help="first weights (document: document, best: he)")
     add("--pca_path", **SWITCH, help="start at PCA and learn what it misses (best: True)")
@@ -74,7 +74,7 @@ def parse_args(argv=None):
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
     add("--shift", type=plumbing.weight, help="rotate, scale, shift by up to this share (document: 0)")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
-    add("--patience", type=natural, help="epochs without a better validation MSE to stop after; 0: never")
+    add("--patience", type=plumbing.natural, help="epochs without a better validation MSE to stop after; 0: never")
     add("--people", help="train_swap: identities such as 12,57, or sub-folders (default: all of these)")
 
     plumbing.add_machine_flags(parser)
@@ -121,10 +121,11 @@ def train(args):
     share, pictures = args.batch_size // len(people), len(np.concatenate(train_rows))
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     model = make_model(args, len(people)).to(device, memory_format=torch.channels_last)
     ema = make_ema(model)
     shown = ema if args.show_ema else model
-    optimizer = torch.optim.Adam(model.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
+    optimizer = make_adam(model.parameters(), args.learning_rate, args.beta1)
 
     # Logbook
     about = f"{pictures} training and {len(np.concatenate(validation_rows))} validation faces"
@@ -150,29 +151,31 @@ def train(args):
         for person, rows in enumerate(train_rows)
     ]
 
-    for step in journal.steps():
-        x = torch.cat([next(stream)[0] for stream in streams])
-        if args.shift:  # every process draws the whole batch's numbers and takes its slice
-            x = augment(x, torch.rand(4, len(people), share)[:, :, mine].flatten(1), args.shift)
-        if args.schedule == "cosine":  # over all epochs, whatever --steps says, so that a run can be continued
-            warm = min(1.0, step / min(200, journal.planned / 10))
-            set_rate(optimizer, args.learning_rate * warm * (1 + math.cos(math.pi * step / journal.planned)) / 2)
-
-        # Encoder and decoder: repeat the face
+    def step(x):
+        """Encoder and decoder: repeat the face."""
         model.train()
+        if args.shift:  # every process draws the whole batch's numbers and takes its slice
+            numbers = torch.rand(4, len(people), share, device=device)[:, :, mine].flatten(1)
+            x = augment(x, numbers, args.shift)
         with autocast():
             x_hat, embedding = model(x)
         loss = F.mse_loss(x_hat.float(), model.target(x))
         descend(loss, optimizer)
-        update_ema(ema, model, step)
+        update_ema(ema, model, journal.now)
+        spread = {"max": embedding.max(), "min": embedding.min(), "std": embedding.float().std(0).mean()}
+        return {"mse": loss} | {f"embedding/{name}": value for name, value in spread.items()}
+
+    step = replayed(step, device)
+    for number in journal.steps():
+        if args.schedule == "cosine":  # over all epochs, whatever --steps says, so that a run can be continued
+            warm = min(1.0, number / min(200, journal.planned / 10))
+            set_rate(optimizer, args.learning_rate * warm * (1 + math.cos(math.pi * number / journal.planned)) / 2)
+        losses = step(torch.cat([next(stream)[0] for stream in streams]))
 
         # What is due: numbers, validation, a sheet, a checkpoint
-        journal.add(mse=loss)
+        journal.add(**losses)
         if journal.log_due:
-            spread = dict(max=embedding.max(), min=embedding.min(), std=embedding.float().std(0).mean())
-            for name, value in spread.items():
-                journal.scalar(f"embedding/{name}", value.item())
-            journal.scalar("learning_rate", optimizer.param_groups[0]["lr"])
+            journal.scalar("learning_rate", float(optimizer.param_groups[0]["lr"]))
         found = {}
         if journal.epoch_end:
             errors = validate(shown, records, validation_rows, device, autocast, rank, world)
@@ -188,7 +191,7 @@ def train(args):
             rows = compare(shown, records, validation_rows, people, device, autocast)
             journal.sheet(rows, tag="images/real_vs_predicted")
             picture = to_uint8(list(rows.values())[1][:8])
-            state["film"] = extend_film(state["film"], picture, journal.samples / "filmstrip.png", step)
+            state["film"] = extend_film(state["film"], picture, journal.samples / "filmstrip.png", number)
         journal.save({"model": shown}, **found)
     if journal.writer and not journal.asked:
         embed_validation(shown, records, validation_rows, device, autocast, journal)

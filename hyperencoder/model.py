@@ -136,6 +136,10 @@ class AutoEncoder(nn.Module):
             layers += [nn.Linear(size, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Dropout(0.3)]
         return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
+    def constants(self):
+        """The buffers that training does not change, which a running mean of the weights shares."""
+        return [self.mean, self.components, self.spread]
+
     def target(self, x):
         """What the decoder is to repeat of a crop: (N, 3, h, w) -> (N, 3, height, width)."""
         return resize(x, self.size)
@@ -231,5 +235,5 @@ def augment(x, numbers, most=0.06):
     angle, scale, right, down = (numbers * 2 - 1) * most
     cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
     rows = [torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1).to(x.device), x.shape, align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
     return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
