@@ -26,7 +26,10 @@ import quality
 
 from common.celeba import ATTRIBUTES, CROPS, CelebA, attribute_indices, pack, parse_condition
 from common.photos import InputError
-from deep_makeover import main as deep_makeover
+from deep_makeover.loading import MODES, run_name, sides
+from deep_makeover.main import parse_args
+from deep_makeover.measure import test
+from deep_makeover.plumbing import place
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
 OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
@@ -47,7 +50,7 @@ def show(rate, count):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True, help="what the model was trained on")
-    parser.add_argument("--train_mode", choices=deep_makeover.MODES, default="mtf", help="of the model")
+    parser.add_argument("--train_mode", choices=MODES, default="mtf", help="of the model")
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
@@ -60,26 +63,26 @@ def main(argv=None):
     flags = {name: getattr(args, name) for name in ("dataset_dir", "train_mode", "source", "target", "model_path")}
     flags |= {"run": "test", "out_dir": args.out_dir / "pictures", "sample_dir": args.out_dir, "overwrite": True,
               "record_dir": args.cache_dir / "records"}  # fmt: skip
-    options = deep_makeover.parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
+    options = parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
     folder = args.out_dir / "pictures"
     for old in folder.glob("*/*.png"):  # of another model
         old.unlink()
-    deep_makeover.test(options)
-    metrics = json.loads((deep_makeover.place(options, "samples") / "metrics.json").read_text())
+    test(options)
+    metrics = json.loads((place(options, "samples", run_name(options)) / "metrics.json").read_text())
 
     _, _, width, height = CROPS["makeover"]
     size = (args.size, round(args.size * width / height))
     records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["makeover"], size, progress=False)
     judge, thresholds, judge_hash = quality.load_judge(
         argparse.Namespace(crop="makeover", epoch=12, cache_dir=args.cache_dir), records, size)  # fmt: skip
-    test = records.rows("test")
-    truth = torch.from_numpy(records.attributes[test] > 0)
-    read = quality.logits_of(judge, records.images[test]) > thresholds
+    real = records.rows("test")
+    truth = torch.from_numpy(records.attributes[real] > 0)
+    read = quality.logits_of(judge, records.images[real]) > thresholds
     rows = quality.read_manifest(folder / "manifest.tsv", folder)
     request = parse_condition(rows[0]["request"])
     columns = {name: ATTRIBUTES.index(name) for name in request}
     accuracy = {name: quality.balanced(read[:, i], truth[:, i]) for name, i in columns.items()}
-    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(test)} real test faces: "
+    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(real)} real test faces: "
           + ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))  # fmt: skip
 
     paths = {kind: sorted((folder / kind).glob("*.png")) for kind in ("source", "made", "target")}
@@ -90,7 +93,7 @@ def main(argv=None):
     embed = quality.load_identity("makeover")
     others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
     before = quality.logits_of(judge, small["source"]) > thresholds
-    kinds = records.attributes[deep_makeover.sides(options, records, "test")[0]] > 0
+    kinds = records.attributes[sides(options, records, "test")[0]] > 0
     numbers = {"judge": accuracy, "request": request, "test": metrics, "groups": {}}
     print(f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
           f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:")  # fmt: skip

@@ -46,16 +46,16 @@ class Generator(nn.Module):
         super().__init__()
         layers, channels = [], 3
         for width in ENCODER[:poolings]:
-            layers += [*residual_blocks(channels, width), nn.AvgPool2d(2)]        # (24, 50, 40), (48, 25, 20)
+            layers += [*residual_blocks(channels, width), nn.AvgPool2d(2)]  # (24, 50, 40), (48, 25, 20)
             channels = width
         for width in (*[96] * (poolings - 1), 64):
             layers += [*residual_blocks(channels, width, width), nn.Upsample(scale_factor=2)]
-            channels = width                                                      # (96, 50, 40), (64, 100, 80)
+            channels = width  # (96, 50, 40), (64, 100, 80)
         layers += [*residual_blocks(channels, 48), ResidualBlock(48, 48, 1), nn.Conv2d(48, 3, 1)]
         self.layers = nn.Sequential(*layers)
         self.multiple = 2**poolings
 
-    def forward(self, x):                                                         # (N, 3, H, W)
+    def forward(self, x):  # (N, 3, H, W)
         made = self.layers(pad_to(x, self.multiple))[:, :, : x.shape[2], : x.shape[3]]
         return 1.1 * (2 * made.sigmoid() - 1)  # the sigmoid stretched to a range of 1.1, here in [-1, 1]
 
@@ -66,12 +66,12 @@ class Discriminator(nn.Module):
     def __init__(self, outputs=1):
         super().__init__()
         layers, channels = [], 3
-        for width in (32, 48, 96, 128):                                           # 50 x 40, 25 x 20, 12 x 10, 6 x 5
+        for width in (32, 48, 96, 128):  # 50 x 40, 25 x 20, 12 x 10, 6 x 5
             layers += [*residual_blocks(channels, width), nn.AvgPool2d(2)]
             channels = width
         self.layers = nn.Sequential(*layers, ResidualBlock(128, 128), nn.Conv2d(128, outputs, 1))
 
-    def forward(self, x):                                                         # (N, 3, H, W) -> (N, outputs)
+    def forward(self, x):  # (N, 3, H, W) -> (N, outputs)
         return self.layers(x).mean((2, 3))
 
 
@@ -116,20 +116,20 @@ class CompactGenerator(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.stem = nn.Conv2d(12, 16, 3, padding=1)                               # (16, 52, 40)
-        self.down = nn.Conv2d(16, 40, 3, 2, 1)                                    # (40, 26, 20)
+        self.stem = nn.Conv2d(12, 16, 3, padding=1)  # (16, 52, 40)
+        self.down = nn.Conv2d(16, 40, 3, 2, 1)  # (40, 26, 20)
         self.fine = PlainBlock(40)
-        self.deeper = nn.Conv2d(40, 96, 3, 2, 1)                                  # (96, 13, 10)
+        self.deeper = nn.Conv2d(40, 96, 3, 2, 1)  # (96, 13, 10)
         self.coarse = nn.Sequential(PlainBlock(96), PlainBlock(96))
         self.back = nn.Conv2d(96, 40, 1)
         self.refine = PlainBlock(40)
-        self.up = nn.Conv2d(40, 16, 3, padding=1)                                 # enlarged to (16, 52, 40)
+        self.up = nn.Conv2d(40, 16, 3, padding=1)  # enlarged to (16, 52, 40)
         self.last = PlainBlock(16)
-        self.draw = nn.Conv2d(16, 3, 3, padding=1)                                # enlarged to (3, 104, 80)
+        self.draw = nn.Conv2d(16, 3, 3, padding=1)  # enlarged to (3, 104, 80)
         nn.init.zeros_(self.draw.weight)
         nn.init.zeros_(self.draw.bias)
 
-    def forward(self, x):                                                         # (N, 3, H, W)
+    def forward(self, x):  # (N, 3, H, W)
         stem = self.stem(F.pixel_unshuffle(pad_to(x, 8), 2))
         fine = self.fine(self.down(F.leaky_relu(stem, 0.2)))
         coarse = self.back(self.coarse(self.deeper(F.leaky_relu(fine, 0.2))))
@@ -145,7 +145,7 @@ class CompactDiscriminator(nn.Module):
     def __init__(self, outputs=1):
         super().__init__()
         layers, channels = [], 3
-        for width in (24, 48, 96, 160):                                           # 50 x 40, 25 x 20, 12 x 10, 6 x 5
+        for width in (24, 48, 96, 160):  # 50 x 40, 25 x 20, 12 x 10, 6 x 5
             layers += [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
             channels = width
         layers += [nn.Conv2d(160, 160, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(160, outputs, 1)]
@@ -164,3 +164,28 @@ def make_networks(network, poolings, init, outputs):
         initialise(generator)
         initialise(discriminator)
     return generator, discriminator
+
+
+def critic_loss(d_real, d_fake):
+    """The critic's: how much higher it rates generated pictures than real ones (arXiv 1701.07875, algorithm 1)."""
+    return d_fake.mean() - d_real.mean()
+
+
+def please_critic(d_fake):
+    """The generator's against a critic: minus what it rates generated pictures."""
+    return -d_fake.mean()
+
+
+def pixel_loss(x_fake, x):
+    """Mean absolute difference of two batches in [-1, 1], each shrunk to a quarter, on the scale of [0, 1]."""
+    return (F.avg_pool2d(x_fake, 4) - F.avg_pool2d(x, 4)).abs().mean() / 2
+
+
+def temperature(step, half_life):
+    """The annealing temperature: 1 at first, halved every half_life steps, however fast the machine is."""
+    return 0.5 ** ((step - 1) / half_life)
+
+
+def truncated_noise(shape, std):
+    """Normal noise of that spread, cut off at twice of it."""
+    return torch.nn.init.trunc_normal_(torch.empty(shape), std=std, a=-2 * std, b=2 * std)

@@ -17,18 +17,26 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from common.celeba import CelebA
+from common.celeba import CelebA, parse_condition
 from common.synthetic import draw, parameters
+from deep_makeover import loading
 from deep_makeover import main as script
+from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
 from deep_makeover.model import (
     CompactDiscriminator,
     CompactGenerator,
     Discriminator,
     Generator,
     ResidualBlock,
+    critic_loss,
     initialise,
     make_networks,
+    pixel_loss,
+    please_critic,
+    temperature,
+    truncated_noise,
 )
+from deep_makeover.plumbing import save_checkpoint
 
 SMALL = ("--source", "Smiling=0", "--target", "Smiling=1", "--min_faces", 8, "--batch_size", 8, "--device", "cpu",
          "--precision", "fp32", "--workers", 0)  # fmt: skip
@@ -89,7 +97,7 @@ def changer(tmp_path_factory):
     generator.draw.bias.data[0] = 40 / 127.5
     folder = tmp_path_factory.mktemp("changer")
     args = script.parse_args(["--dataset_dir", "faces", "--recipe", "best", *map(str, SMALL), *places(folder)])
-    script.save_checkpoint(folder / "redder.pt", args, {"generator": generator}, step=1)
+    save_checkpoint(folder / "redder.pt", vars(args), {"generator": generator}, step=1)
     return folder / "redder.pt"
 
 
@@ -176,30 +184,30 @@ def test_gradient_reaches_every_parameter(network):
 def test_losses_by_hand():
     real, fake = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 1.0])
     soft = lambda v: math.log1p(math.exp(v))  # noqa: E731
-    assert script.d_loss(real, fake, "gan").item() == pytest.approx((soft(0) + soft(-2)) / 2 + (soft(-1) + soft(1)) / 2)
-    assert script.g_loss(fake, "gan").item() == pytest.approx((soft(1) + soft(-1)) / 2)
-    assert script.d_loss(real, fake, "wgan").item() == pytest.approx(0 - 1)
-    assert script.g_loss(real, "wgan").item() == pytest.approx(-1)
+    assert discriminator_loss(real, fake).item() == pytest.approx((soft(0) + soft(-2)) / 2 + (soft(-1) + soft(1)) / 2)
+    assert generator_loss(fake).item() == pytest.approx((soft(1) + soft(-1)) / 2)
+    assert critic_loss(real, fake).item() == pytest.approx(0 - 1)
+    assert please_critic(real).item() == pytest.approx(-1)
     x = torch.zeros(1, 3, 8, 8)
     y = x.clone()
     y[:, :, :4, :4] = 1  # a quarter of the picture by 0.5 in [0, 1]
-    assert script.pixel_loss(y, x).item() == pytest.approx(0.125)
+    assert pixel_loss(y, x).item() == pytest.approx(0.125)
     checker = (torch.arange(8)[:, None] + torch.arange(8)) % 2 * 2.0 - 1
-    assert script.pixel_loss(x + checker, x).item() == 0, "only what is left at a quarter of the size counts"
+    assert pixel_loss(x + checker, x).item() == 0, "only what is left at a quarter of the size counts"
 
 
 def test_temperature_halves_by_steps():
-    assert [script.temperature(step, 5000) for step in (1, 5001, 10001)] == [1, 0.5, 0.25]
+    assert [temperature(step, 5000) for step in (1, 5001, 10001)] == [1, 0.5, 0.25]
 
 
 def test_r1_penalty_of_a_linear_judge():
     weight = torch.randn(12)
     judge = lambda x: (x.flatten(1) @ weight)[:, None]  # noqa: E731
-    assert script.r1_penalty(judge, torch.randn(5, 3, 2, 2)).item() == pytest.approx(weight.square().sum().item())
+    assert r1_penalty(judge, torch.randn(5, 3, 2, 2)).item() == pytest.approx(weight.square().sum().item())
 
 
 def test_noise_has_its_spread_and_is_cut_off():
-    noise = script.truncated_noise((100000,), 0.4)
+    noise = truncated_noise((100000,), 0.4)
     assert noise.abs().max() <= 0.8 and noise.std().item() == pytest.approx(0.4 * 0.8796, rel=0.02)
 
 
@@ -236,7 +244,7 @@ def test_the_documents_defaults():
 )  # fmt: skip
 def test_modes_filter_as_the_document_says(flags, source, target):
     args = script.parse_args(list(flags))
-    assert script.parse_condition(args.source) == source and script.parse_condition(args.target) == target
+    assert parse_condition(args.source) == source and parse_condition(args.target) == target
 
 
 # Training
@@ -316,7 +324,7 @@ def test_above_its_threshold_the_discriminator_learns_alone(faces, home):
         assert call("--dataset_dir", faces, "--recipe=best", "--disc_loss_threshold=0.001", *SMALL, *places(home),
                     "--steps", steps) == 0  # fmt: skip
     now, before = (torch.load(home / "checkpoint" / NAME / name, weights_only=True)
-                   for name in ("last.pt", "previous.pt"))  # fmt: skip
+                   for name in ("last.pt", "last.previous.pt"))  # fmt: skip
     assert same(now["generator"], before["generator"]) and not same(now["discriminator"], before["discriminator"])
 
 
@@ -511,7 +519,7 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
 def test_without_a_trained_model_the_shipped_one_is_taken(changer, tmp_path, monkeypatch, capsys):
     (tmp_path / "models").mkdir()
     shutil.copy(changer, tmp_path / "models/shipped_mtf.pt")
-    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setattr(loading, "PROJECT", tmp_path)
     Image.fromarray(draw(parameters(0, 3, 0))[0][90:190, 49:129]).save(tmp_path / "crop.png")
     flags = ["--run", "inference", "--infile", tmp_path / "crop.png", "--outfile", tmp_path / "out.png",
              "--device", "cpu"]  # fmt: skip

@@ -1,0 +1,132 @@
+"""What training and the verbs of deep_makeover both need: who becomes who, the box, records, the generator."""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_condition, read_table, to_tensor
+from common.photos import InputError
+from deep_makeover.model import make_networks
+from deep_makeover.plumbing import PROJECT, fill, find_model, in_chunks, place, read_checkpoint, setup
+
+# Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
+MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
+CLEAN, BEARDLESS = ",Eyeglasses=0,Blurry=0", ",No_Beard=1,Goatee=0,Mustache=0"
+
+
+def read_box(box, scale):
+    """The box (x, y, width, height) in CelebA's geometry, and the size (height, width) of its pictures."""
+    try:
+        box = MAKEOVER if box is None else tuple(map(int, box.split(",")))
+        x, y, width, height = box
+    except ValueError:
+        raise InputError(f"--box {box}: expected x,y,width,height such as 49,90,80,100") from None
+    if min(x, y) < 0 or min(width, height) < 1 or x + width > WIDTH or y + height > HEIGHT:
+        raise InputError(f"--box {x},{y},{width},{height}: it leaves CelebA's {WIDTH} x {HEIGHT}")
+    scale = 1 if scale is None else scale
+    size = round(height * scale), round(width * scale)
+    if not (min(size) >= 32 and max(size) <= 2048):
+        raise InputError(f"--scale {scale} makes pictures of {size[1]} x {size[0]}: expected sides of 32 to 2048")
+    return box, size
+
+
+def read_conditions(args):
+    """Fill in --source and --target: the mode's filters where they were not given, and Blurry=0 in any case."""
+    source, target = MODES[args.train_mode]
+    args.mode = args.train_mode
+    if args.source or args.target:
+        args.mode = "-to-".join((args.source or source, args.target or target)).translate({44: "-", 61: None, 32: None})
+    args.source = args.source or source + CLEAN
+    args.target = args.target or target + ",Attractive=1" + CLEAN + BEARDLESS * (args.train_mode == "ftm")
+    for name in ("source", "target"):
+        if "Blurry" not in parse_condition(getattr(args, name)):
+            setattr(args, name, getattr(args, name) + ",Blurry=0")
+    if parse_condition(args.source) == parse_condition(args.target):
+        raise InputError(f"--source and --target are the same, {args.source}: there is nothing to make over")
+
+
+def run_name(args):
+    """What names this run's checkpoint, model and samples."""
+    height, width = read_box(args.box, args.scale)[1]
+    return f"{args.dataset_name}_{args.mode}_{width}x{height}"
+
+
+def load_records(args, device, rank=0):
+    """The data set's faces without hair, the box of CelebA's aligned pictures, packed once; rank 0 packs them first."""
+    dataset = CelebA(args.dataset_dir, args.seed)
+    if args.attribute_file:
+        path = Path(args.attribute_file)
+        if not path.is_file():
+            raise InputError(f"--attribute_file {path} is no file")
+        names, table = read_table(path, "attributes")
+        found = match(dataset.files, names, path, dataset.image_dir, dataset.problems)
+        if found.min() < 0:
+            without = f"{(found < 0).sum()} of the pictures, such as {dataset.files[int(found.argmin())]}"
+            raise InputError(f"--attribute_file {path} has no row for {without}")
+        dataset.attributes = table[found]
+    if rank:
+        dist.barrier()
+    records = pack(dataset, args.record_dir, *read_box(args.box, args.scale), args.workers, device, progress=rank == 0)
+    if rank == 0 and dist.is_initialized():
+        dist.barrier()
+    return records
+
+
+def sides(args, records, part):
+    """Rows of a part, "train", "validation" or "test", that are source and that are target."""
+    rows = records.rows(part)
+    return [rows[records.where(condition)[rows]] for condition in (args.source, args.target)]
+
+
+def report_sides(args, records):
+    """Print how many faces each side has. InputError: too few to learn a side from, or both sides are the same."""
+    train, validation, test = (sides(args, records, part) for part in ("train", "validation", "test"))
+    for side, name in enumerate(("source", "target")):
+        counts = f"{len(train[side])} training, {len(validation[side])} validation, {len(test[side])} test faces"
+        print(f"{name}: {counts} ({getattr(args, name)})")
+    for side, name in enumerate(("source", "target")):
+        what, few = f"--{name} {getattr(args, name)}:", len(train[side])
+        if few < args.min_faces:
+            wider = "give a wider condition, or fewer --min_faces"
+            raise InputError(f"{what} {few} training faces are too few, {args.min_faces} are needed: {wider}")
+        if len(validation[side]) < 2:
+            raise InputError(f"{what} {len(validation[side])} validation faces are too few to measure")
+    if np.array_equal(*train):
+        raise InputError("--source and --target select the same faces: there is nothing to make over")
+
+
+def load_model(args):
+    """The best generator so far, else the last checkpoint's, else the shipped one: generator, device, autocast, flags.
+
+    --box and --scale that are given win over the model's own: the networks take pictures of any size.
+    """
+    device, autocast, *_ = setup(args)
+    shipped = PROJECT / "models" / f"shipped_{args.mode}.pt"
+    own = any(place(args, kind, run_name(args)).exists() for kind in ("model", "checkpoint"))
+    if own or args.model_path.endswith(".pt") or not shipped.exists():
+        path, content = find_model(args, run_name(args))
+    else:
+        path, content = shipped, read_checkpoint(shipped)
+    saved = argparse.Namespace(**content["args"])
+    try:
+        generator, _ = make_networks(saved.network, saved.poolings, saved.init, 1)
+    except AttributeError:
+        raise InputError(f"{path} is no model of this project") from None
+    part = "ema" if "ema" in content and saved.show_ema else "generator"
+    fill(generator, content, part, path)
+    saved.box, saved.scale = args.box or saved.box, args.scale or saved.scale
+    print(f"model {path}: step {content['state']['step']}, {saved.recipe} recipe, {saved.source} to {saved.target}")
+    return generator.to(device, memory_format=torch.channels_last).eval(), device, autocast, saved
+
+
+@torch.no_grad()
+def make_over(generator, images, device, autocast):
+    """Pictures (N, h, w, 3) uint8 -> (N, 3, h, w) in [-1, 1], those before and after, in chunks, in eval mode."""
+    generator.eval()
+    x = to_tensor(images, device)
+    with autocast():
+        made = torch.cat([generator(x[part]) for part in in_chunks(x, size=16)])
+    return x, made.float().clamp(-1, 1)

@@ -1,0 +1,80 @@
+"""How far the makeovers have come: numbers on validation faces while training, and --run test on the test faces."""
+
+import json
+import time
+
+import torch
+
+from common.celeba import parse_condition, to_uint8
+from common.photos import InputError, save_pictures
+from deep_makeover.gan import diversity, sliced_wasserstein
+from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
+from deep_makeover.plumbing import new_folder, place, psnr, save_sheet, write_table
+
+
+def validate(generator, discriminator, images, device, autocast):
+    """Numbers on validation faces; images: those of the source and of the target, (N, h, w, 3) uint8.
+
+    "distance" is the sliced Wasserstein distance of what was made to target faces, "before" that of the faces it was
+    made from; "read" the share that a second logit of the discriminator takes for the target.
+    """
+    x, x_fake = make_over(generator, images[0], device, autocast)
+    y, y_kept = make_over(generator, images[1], device, autocast)
+    count = min(len(x), len(y))
+    numbers = dict(
+        diversity=diversity(x_fake, y),
+        distance=sliced_wasserstein(x_fake[:count], y[:count]),
+        before=sliced_wasserstein(x[:count], y[:count]),
+        kept=psnr((y_kept - y).square().mean().item()),
+    )
+    discriminator.eval()
+    with torch.no_grad(), autocast():
+        logits = torch.cat([discriminator(part) for part in x_fake.split(64)])
+    if logits.shape[1] > 1:
+        numbers["read"] = (logits[:, 1] > 0).float().mean().item()
+    return numbers
+
+
+def request_of(source, target):
+    """What the faces are asked to become: what the sides differ in, else what only the target's condition names."""
+    before, after = parse_condition(source), parse_condition(target)
+    differ = {name: value for name, value in after.items() if before.get(name, value) != value}
+    asked = differ or {name: value for name, value in after.items() if name not in before}
+    return ",".join(f"{name}={value}" for name, value in asked.items())
+
+
+def test(args):
+    """Make over the data set's test faces: pictures, a manifest for benchmarks/quality.py, a sheet, metrics.json."""
+    generator, device, autocast, saved = load_model(args)
+    samples = place(args, "samples", run_name(args))
+    args.source, args.target, args.box, args.scale = saved.source, saved.target, saved.box, saved.scale
+    records = load_records(args, device)
+    source, target = (records.images[rows] for rows in sides(args, records, "test"))
+    if min(len(source), len(target)) == 0:
+        raise InputError(f"{len(source)} test faces are {args.source}, {len(target)} are {args.target}: none to test")
+    out_dir = new_folder(args.out_dir or samples / "test", args.overwrite or not args.out_dir)
+
+    started = time.monotonic()
+    x, x_fake = make_over(generator, source, device, autocast)
+    seconds = time.monotonic() - started
+    for kind, pictures in (("source", source), ("made", to_uint8(x_fake)), ("target", target)):
+        save_pictures(out_dir / kind, [f"{number:05d}" for number in range(len(pictures))], pictures)
+    files, request = [f"{number:05d}.png" for number in range(len(x))], request_of(args.source, args.target)
+    rows = [(f"made/{file}", f"source/{file}", request) for file in files]
+    write_table(out_dir / "manifest.tsv", ("file", "source", "request"), rows)
+
+    y, y_kept = make_over(generator, target, device, autocast)
+    metrics = dict(
+        faces=len(x),
+        faces_per_second=len(x) / seconds,
+        change=(x_fake - x).abs().mean().item() / 2,
+        psnr_to_source=psnr((x_fake - x).square().mean().item()),
+        target_faces=len(y),
+        psnr_of_target_faces=psnr((y_kept - y).square().mean().item()),
+    )
+    samples.mkdir(parents=True, exist_ok=True)
+    (samples / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    sheet = {"Source": x, "Made over": x_fake, "Target": y, "Target, made over (to stay as it is)": y_kept}
+    save_sheet(samples / "test.png", {label: pictures[:16] for label, pictures in sheet.items()})
+    print(json.dumps(metrics, indent=1))
+    print(f"test.png and metrics.json in {samples}; pictures and manifest.tsv in {out_dir}")
