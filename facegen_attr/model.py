@@ -17,77 +17,11 @@ REPEAT = 10  # how often an attribute stands in the input of dcgan3, 4 and 5, so
 CUBES = ("dcgan3", "dcgan4", "dcgan5")  # generators that begin from something of a picture's shape
 REFINERS = ("dcgan4", "dcgan5")  # those that are fed a picture
 MODELS = ("fcgan", "dcgan1", "dcgan2", *CUBES)
-SETS = {
-    "1": ["Male"],
-    "2": ["Male", "Smiling"],
-    "5": ["Black_Hair", "Blond_Hair", "Male", "Smiling", "Young"],
-    "8": ["Male", "Smiling", "Black_Hair", "Blond_Hair", "Eyeglasses", "No_Beard", "Wearing_Hat", "Young"],
-    "23": """Arched_Eyebrows Bags_Under_Eyes Bangs Big_Lips Big_Nose Black_Hair Blond_Hair Brown_Hair Bushy_Eyebrows
-        Eyeglasses Heavy_Makeup High_Cheekbones Male Mouth_Slightly_Open Narrow_Eyes No_Beard Oval_Face Pointy_Nose
-        Smiling Straight_Hair Wavy_Hair Wearing_Hat Young""".split(),
-}  # fmt: skip
-EXCLUSIVE = [("Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Bald"), ("Bald", "Bangs"),
-             ("Bald", "Straight_Hair", "Wavy_Hair"), ("Bangs", "Receding_Hairline"), ("No_Beard", "Goatee"),
-             ("No_Beard", "5_o_Clock_Shadow"), ("No_Beard", "Mustache"), ("No_Beard", "Sideburns")]  # fmt: skip
 
 
 def attribute_planes(c, height, width):
     """(N, A) -> (N, A, height, width), each attribute a constant plane: what makes a picture a "cube"."""
     return c[:, :, None, None].expand(-1, -1, height, width)
-
-
-def mismatched(c, pool, numbers):
-    """Wrong attributes for the faces whose right ones are c (N, A): another face's, and never the right ones.
-
-    pool: (M, A), the attributes of the faces to take them from; numbers: (2, N) uniform in [0, 1). Where the other face
-    has the same attributes, one of them is turned round.
-    """
-    which, turned = numbers.to(c.device)
-    other = pool[(which * len(pool)).long()]
-    turned = F.one_hot((turned * c.shape[1]).long(), c.shape[1]).bool() & (other == c).all(1, keepdim=True)
-    return torch.where(turned, 1 - other, other)
-
-
-def flipped(c, numbers, exclusive):
-    """c (N, A) with one attribute turned round; a hair colour that comes takes the place of the one that was there.
-
-    numbers: (N,) uniform in [0, 1); exclusive: (A, A) bool, which attributes end when another begins.
-    """
-    chosen = F.one_hot((numbers.to(c.device) * c.shape[1]).long(), c.shape[1]).bool()
-    begins = chosen & (c == 0)
-    ends = (begins[:, :, None] & exclusive.to(c.device)).any(1)
-    return torch.where(chosen, 1 - c, torch.where(ends, 0, c))
-
-
-def exclusions(attributes):
-    """(A, A) bool: whether the two attributes contradict each other, as Bald and Bangs do."""
-    pairs = [[a != b and any(a in group and b in group for group in EXCLUSIVE) for b in attributes] for a in attributes]
-    return torch.tensor(pairs)
-
-
-def contradictions(attributes):
-    """Texts such as "Bald and Bangs" for those of the attributes that no face has together."""
-    pairs = exclusions(attributes).triu().nonzero().tolist() if attributes else []
-    return [f"{attributes[a]} and {attributes[b]}" for a, b in pairs]
-
-
-def resampled(attributes, least, size):
-    """Rows of attributes (N, A) of 0 and 1, `size` of them, repeated so that no attribute is rare or near universal.
-
-    Iterative proportional fitting: the weights nearest to equal ones with which each attribute is in at least a share
-    `least` of the rows, and missing in as many; then systematic sampling, the same at every call. An attribute that no
-    row has (or all have) is left alone.
-    """
-    a = attributes.double()
-    weight = torch.full((len(a),), 1 / len(a), dtype=torch.float64)
-    for _ in range(100):
-        for k in range(a.shape[1]):
-            share = weight @ a[:, k]
-            target = share.clamp(least, 1 - least)
-            if 0 < share < 1:
-                weight = weight * torch.where(a[:, k] == 1, target / share, (1 - target) / (1 - share))
-    marks = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    return torch.searchsorted((weight.cumsum(0) / weight.sum()), marks).clamp(max=len(a) - 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,8 +44,8 @@ class FullGenerator(nn.Module):
     def __init__(self, attributes, height=218, width=178):
         super().__init__()
         self.size = height, width
-        self.layers = nn.Sequential(nn.Linear(NOISE + attributes, 128), nn.LeakyReLU(0.2),
-                                    nn.Linear(128, 3 * height * width), nn.Sigmoid())  # fmt: skip
+        hidden, last = nn.Linear(NOISE + attributes, 128), nn.Linear(128, 3 * height * width)
+        self.layers = nn.Sequential(hidden, nn.LeakyReLU(0.2), last, nn.Sigmoid())
 
     def forward(self, z, c):
         return self.layers(joined(z, c, 1)).unflatten(1, (3, *self.size)) * 2 - 1
@@ -122,11 +56,15 @@ class FullDiscriminator(nn.Module):
 
     def __init__(self, attributes, height=218, width=178):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(3 * height * width + attributes, 128), nn.LeakyReLU(0.2),
-                                    nn.Linear(128, 1))  # fmt: skip
+        hidden = nn.Linear(3 * height * width + attributes, 128)
+        self.layers = nn.Sequential(hidden, nn.LeakyReLU(0.2), nn.Linear(128, 1))
+
+    def judge(self, x, c):
+        """Logits (N,) that x is real and has the attributes c."""
+        return self.layers(joined(x, c, 1)).squeeze(1)
 
     def forward(self, x, *requests):
-        return [self.layers(joined(x, c, 1)).squeeze(1) for c in requests], None
+        return [self.judge(x, c) for c in requests], None
 
 
 class Generator(nn.Module):
@@ -140,15 +78,11 @@ class Generator(nn.Module):
         self.repeat, self.base = REPEAT if model in CUBES else 1, size // 8
         self.fc = nn.Linear(math.prod(start_shape(model, size, size)) + self.repeat * attributes, 128 * self.base**2)
 
-        def up(inputs, outputs):
-            return nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-
-        self.layers = nn.Sequential(
-            nn.BatchNorm2d(128), nn.LeakyReLU(0.2),          # (128, 4, 4)
-            up(128, 64), nn.BatchNorm2d(64), nn.LeakyReLU(0.2),  # (64, 8, 8)
-            up(64, 32), nn.BatchNorm2d(32), nn.LeakyReLU(0.2),   # (32, 16, 16)
-            up(32, 3), nn.Sigmoid(),                         # (3, 32, 32)
-        )  # fmt: skip
+        layers = []
+        for inputs, outputs in ((128, 64), (64, 32), (32, 3)):  # (64, 8, 8), (32, 16, 16), (3, 32, 32)
+            up = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
+            layers += [nn.BatchNorm2d(inputs), nn.LeakyReLU(0.2), up]
+        self.layers = nn.Sequential(*layers, nn.Sigmoid())
 
     def forward(self, start, c):
         h = self.fc(joined(start, c, self.repeat)).unflatten(1, (128, self.base, self.base))
@@ -216,8 +150,8 @@ class ConditionalGenerator(nn.Module):
         widths = [width >> i for i in range(int(math.log2(size // 4)))]  # 256, 128, 64, 32
         self.fc = nn.Linear(NOISE + attributes, width * 16)
         self.norms = nn.ModuleList(ConditionalNorm(attributes, channels) for channels in widths)
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-                                 for inputs, outputs in zip(widths, [*widths[1:], 3], strict=True))  # fmt: skip
+        ups = [nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in zip(widths, [*widths[1:], 3], strict=True)]
+        self.ups = nn.ModuleList(ups)
 
     def forward(self, z, c):
         c = c * 2 - 1
@@ -238,17 +172,16 @@ class Editor(nn.Module):
         super().__init__()
         w = width
 
-        def down(inputs, outputs):
-            return nn.Sequential(nn.Conv2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs), nn.LeakyReLU(0.2))
+        def normed(layer):
+            return nn.Sequential(layer, nn.BatchNorm2d(layer.out_channels), nn.LeakyReLU(0.2))
 
-        def up(inputs, outputs):
-            return nn.Sequential(nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), nn.BatchNorm2d(outputs),
-                                 nn.LeakyReLU(0.2))  # fmt: skip
-
-        self.down1, self.down2, self.down3 = down(3 + attributes, w), down(w, 2 * w), down(2 * w, 4 * w)
-        self.middle = nn.Sequential(nn.Conv2d(4 * w + attributes, 4 * w, 3, padding=1), nn.BatchNorm2d(4 * w),
-                                    nn.LeakyReLU(0.2))  # fmt: skip
-        self.up3, self.up2, self.up1 = up(4 * w, 2 * w), up(4 * w, w), nn.ConvTranspose2d(2 * w, 4, 4, 2, 1)
+        self.down1 = normed(nn.Conv2d(3 + attributes, w, 4, 2, 1))
+        self.down2 = normed(nn.Conv2d(w, 2 * w, 4, 2, 1))
+        self.down3 = normed(nn.Conv2d(2 * w, 4 * w, 4, 2, 1))
+        self.middle = normed(nn.Conv2d(4 * w + attributes, 4 * w, 3, padding=1))
+        self.up3 = normed(nn.ConvTranspose2d(4 * w, 2 * w, 4, 2, 1))
+        self.up2 = normed(nn.ConvTranspose2d(4 * w, w, 4, 2, 1))
+        self.up1 = nn.ConvTranspose2d(2 * w, 4, 4, 2, 1)
 
     def paint(self, x, change):
         """What is painted (N, 3, H, W) in [-1, 1] and the mask (N, 1, H, W) in [0, 1] of where it shows."""
@@ -282,6 +215,10 @@ class ConditionalDiscriminator(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten())
         self.fc = nn.Linear(widths[-1] * 16, 1 + 2 * attributes)
 
+    def judge(self, x, c):
+        """Logits (N,) that x is real and has the attributes c."""
+        return self(x, c)[0][0]
+
     def forward(self, x, *requests):
         real, fits, reading = self.fc(self.layers(x)).split([1, *[requests[0].shape[1]] * 2], 1)
         scale = 1 / math.sqrt(fits.shape[1])
@@ -289,7 +226,7 @@ class ConditionalDiscriminator(nn.Module):
 
 
 def initialise(network, scheme):
-    """Draw the weights: "document" N(0, 0.02), biases 0; or "he" (He et al., arXiv 1502.01852).
+    """Draw the weights: "document" N(0, 0.02), biases 0; or "he" (He et al., arXiv 1502.01852). Returns the network.
 
     With "he", conditional norms begin near plain ones, and the last layer's logits or pixels near 0.
     """
@@ -306,3 +243,23 @@ def initialise(network, scheme):
             if isinstance(norm, ConditionalNorm):
                 nn.init.normal_(norm.scale.weight, std=0.05)
                 nn.init.normal_(norm.shift.weight, std=0.05)
+    return network
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Losses, beside those of gan.py
+
+
+def mismatch_loss(d_mismatch):
+    """The document's D_mismatch: cross entropy, on logits (N,), of real faces found to have wrong attributes."""
+    return F.softplus(d_mismatch).mean()
+
+
+def reconstruction_loss(x, x_fed, network):
+    """How far refining has led from the picture fed in: squared error (the document's), absolute for the editor."""
+    return F.l1_loss(x, x_fed) if network == "conditional" else F.mse_loss(x, x_fed)
+
+
+def attribute_loss(reading, c):
+    """Cross entropy of the logits read, (N, A), and the attributes: summed over these, mean over the pictures."""
+    return F.binary_cross_entropy_with_logits(reading, c, reduction="none").sum(1).mean()

@@ -1,9 +1,14 @@
-"""Which attributes a photo shows, so that nobody labels one by hand: a small network for all 40 of CelebA's."""
+"""--run train_predictor: which attributes a photo shows, so that nobody labels one by hand; all 40 of CelebA's."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from common.celeba import ATTRIBUTES, to_tensor
+from common.celeba import ATTRIBUTES, batches, to_tensor
+from facegen_attr.loading import attributes_of, load_records, make_optimizer, run_name, split
+from facegen_attr.plumbing import Journal, descend, in_chunks, read_checkpoint, set_rate, setup, slice_of
 
 SIZE = 64  # the pictures it reads, whatever the size of those that are generated
 
@@ -15,8 +20,8 @@ class Predictor(nn.Module):
         super().__init__()
         layers, inputs = [], 3
         for outputs in (width, 2 * width, 4 * width, 8 * width):  # 32, 16, 8, 4 pixels
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(outputs),
-                       nn.LeakyReLU(0.1)]  # fmt: skip
+            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
             inputs = outputs
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(inputs * 16, len(ATTRIBUTES)))
 
@@ -26,20 +31,24 @@ class Predictor(nn.Module):
 
 def shifted(x, numbers, most=4):
     """Pictures x (N, 3, H, W), each moved by up to `most` pixels, edges repeated. numbers: (2, N) in [0, 1)."""
-    size = x.shape[2:]
-    x = nn.functional.pad(x, (most,) * 4, mode="replicate")
+    height, width = x.shape[2:]
+    x = F.pad(x, (most,) * 4, mode="replicate")
     moves = (numbers * (2 * most + 1)).long().T.tolist()
-    return torch.stack([image[:, down : down + size[0], right : right + size[1]]
-                        for image, (down, right) in zip(x, moves, strict=True)])  # fmt: skip
+    pieces = zip(x, moves, strict=True)
+    return torch.stack([image[:, down : down + height, right : right + width] for image, (down, right) in pieces])
 
 
 @torch.no_grad()
-def predict(predictor, images):
-    """Pictures (N, 64, 64, 3) uint8 -> (N, 40) 1 or 0."""
+def read_logits(predictor, images):
+    """Pictures (N, 64, 64, 3) uint8 -> logits (N, 40), on the CPU."""
     device = next(predictor.parameters()).device
     predictor.eval()
-    return torch.cat([(predictor(to_tensor(images[i : i + 64], device)) > 0).float().cpu()
-                      for i in range(0, len(images), 64)])  # fmt: skip
+    return torch.cat([predictor(to_tensor(images[part], device)).cpu() for part in in_chunks(images)])
+
+
+def predict(predictor, images):
+    """Pictures (N, 64, 64, 3) uint8 -> (N, 40) 1 or 0."""
+    return (read_logits(predictor, images) > 0).float()
 
 
 def balanced_accuracy(said, truth):
@@ -47,3 +56,60 @@ def balanced_accuracy(said, truth):
     yes, no = truth == 1, truth == 0
     right = (said == truth).float()
     return ((right * yes).sum(0) / yes.sum(0) + (right * no).sum(0) / no.sum(0)) / 2
+
+
+def train_predictor(args):
+    """Train the network that reads the attributes of a person's own photo; the best on validation is kept."""
+    device, autocast, rank, world = setup(args)
+
+    # Data
+    mine = slice_of(args.batch_size, rank, world)
+    records = load_records(args, (SIZE, SIZE), device, rank)
+    attributes = attributes_of(records, ATTRIBUTES)
+    train_rows, validation_rows = split(args, records)
+
+    # Network
+    predictor = Predictor().to(device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(args, predictor)
+
+    # Logbook
+    about = f"{len(train_rows)} training and {len(validation_rows)} validation faces"
+    parts = dict(predictor=predictor, optimizer=optimizer)
+    facts = dict(data=records.describe())
+    journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank)
+    stream = batches(records, train_rows, args.batch_size, device, args.seed, journal.step, rank, world, flip=True)
+    there = attributes.to(device)
+
+    for step in journal.steps():
+        x, chosen = next(stream)
+        set_rate(optimizer, args.learning_rate * (1 + math.cos(math.pi * step / journal.planned)) / 2)
+
+        # Predictor: read the attributes
+        predictor.train()
+        with autocast():
+            reading = predictor(shifted(x, torch.rand(2, args.batch_size)[:, mine]))
+        loss = F.binary_cross_entropy_with_logits(reading.float(), there[chosen])
+        descend(loss, optimizer)
+
+        # What is due: numbers, validation, a checkpoint
+        journal.add(predictor=loss)
+        if rank == 0 and journal.epoch_end:
+            logits = read_logits(predictor, records.images[validation_rows])
+            error = F.binary_cross_entropy_with_logits(logits, attributes[validation_rows]).item()
+            journal.scalar("loss/validation", error)
+            journal.keep_if_best(error)
+        journal.save({"predictor": predictor})
+    journal.close("validation loss {:.4f}".format)
+    if journal.writer and journal.model.exists():
+        predictor.load_state_dict(read_checkpoint(journal.model)["predictor"])
+        print_accuracy(predictor, records, attributes)
+
+
+def print_accuracy(predictor, records, attributes):
+    """How well each attribute is read on validation and test faces."""
+    parts = [rows for rows in map(records.rows, ("validation", "test")) if len(rows)]
+    table = [balanced_accuracy(predict(predictor, records.images[rows]), attributes[rows]) for rows in parts]
+    print("balanced accuracy on validation and test faces:")
+    for k, name in enumerate(ATTRIBUTES):
+        print(f"{name:20} {'  '.join(f'{values[k].item():.3f}' for values in table)}")
+    print(f"{'mean':20} {'  '.join(f'{values.nanmean().item():.3f}' for values in table)}")

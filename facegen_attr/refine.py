@@ -1,12 +1,18 @@
-"""Interactive refinement: a face, what is asked of it, every step on the way; and the talk in a terminal."""
+"""--run refine: a face, what is asked of it, every step on the way; the talk in a terminal (the page is web.py)."""
 
-import csv
+import sys
+from functools import partial
 
+import torch.nn.functional as F
 from PIL import Image
 
 from common.celeba import attribute_indices, to_uint8
 from common.photos import InputError
-from facegen_attr.model import contradictions
+from facegen_attr.asking import check_photos, draw_requests, own_faces, test_faces, wanted
+from facegen_attr.attributes import contradictions
+from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
+from facegen_attr.model import REFINERS
+from facegen_attr.plumbing import place
 
 HELP = """+Smiling -Eyeglasses   ask for attributes, or for their absence, as many as you like
 Smiling=0.5            ask for a degree, from -2 (very much not) over -1 (not) and 1 (yes) to 2 (very much)
@@ -41,12 +47,11 @@ class Session:
         self.steps.append((picture, degrees, asked))
         name = f"step_{self.written:03d}.png"
         Image.fromarray(self.pixels()).save(self.folder / name)
-        with open(self.folder / "steps.tsv", "a", newline="") as file:
-            table = csv.writer(file, delimiter="\t", lineterminator="\n")
-            if self.written == 0:
-                table.writerow(["file", "asked", *self.attributes])
-            text = ",".join(f"{attribute}={degree:g}" for attribute, degree in asked.items())
-            table.writerow([name, text, *(f"{degree:g}" for degree in degrees.tolist())])
+        text = ",".join(f"{attribute}={degree:g}" for attribute, degree in asked.items())
+        row = [name, text, *(f"{degree:g}" for degree in degrees.tolist())]
+        with open(self.folder / "steps.tsv", "a") as file:
+            for line in [row] if self.written else [["file", "asked", *self.attributes], row]:
+                print(*line, sep="\t", file=file)
         self.written += 1
 
     def pixels(self, step=None):
@@ -64,16 +69,16 @@ class Session:
                 raise InputError(f"{name}={degree:g}: expected a degree from {-MOST:g} to {MOST:g}")
             degrees[self.attributes.index(name)] = degree
         self.add(self.render(self.steps[-1][0], (degrees + 1) / 2), degrees, asked)
-        return [f"note: {pair} contradict each other; asked for all the same"
-                for pair in contradictions([name for name, degree in self.degrees.items() if degree > 0])]  # fmt: skip
+        pairs = contradictions([name for name, degree in self.degrees.items() if degree > 0])
+        return [f"note: {pair} contradict each other; asked for all the same" for pair in pairs]
 
     def more(self, amount):
         """Ask for what the last step asked for by so much more."""
         asked = self.steps[-1][2]
         if not asked:
             raise InputError("nothing was asked for yet: begin with, say, +" + self.attributes[0])
-        return self.change({name: max(-MOST, min(MOST, degree + (amount if degree > 0 else -amount)))
-                            for name, degree in asked.items()})  # fmt: skip
+        beyond = {name: degree + (amount if degree > 0 else -amount) for name, degree in asked.items()}
+        return self.change({name: max(-MOST, min(MOST, degree)) for name, degree in beyond.items()})
 
     def undo(self):
         """Back to the step before."""
@@ -158,3 +163,71 @@ def describe(session):
     return " ".join(f"{name}={degree:g}" for name, degree in session.degrees.items())
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Where a session begins
+
+
+def first_guess(args, model):
+    """The model that --first_model names, None without. InputError: one that does not go with the editor."""
+    if not args.first_model:
+        return None
+    if model.flags.model != "dcgan5":
+        raise InputError(f"{model.flags.model} makes the first guess itself: --first_model is for --model dcgan5")
+    first = read_model(args.first_model, model.device, model.autocast)
+    if first.flags.attributes != model.flags.attributes:
+        raise InputError(f"--first_model was trained on other attributes: {', '.join(first.flags.attributes)}")
+    if first.flags.model in REFINERS:
+        raise InputError(f"--first_model is to begin from noise; {args.first_model} is a {first.flags.model}")
+    return first
+
+
+def open_session(args, model, first, seed, photo=None):
+    """A session on a new face: a photo, the seed-th test face, or the noise of a seed, of which `first` or, without it,
+    the model itself makes a face.
+    """
+    flags, names, paths = model.flags, model.flags.attributes, [photo] if photo else args.images
+    columns, values = wanted(args.request, names)
+    noisy = not paths and (first or flags.model != "dcgan5")
+    if paths:
+        x, c = own_faces(args, model, paths)
+        start, c = x[:1], c[:1]
+    elif noisy:
+        maker = first or model
+        c = draw_requests(maker.known, names, args.request, 1, seed)
+        start = noise(maker.flags, 1, seed)
+    else:
+        x, c = test_faces(args, model)
+        start, c = x[[seed % len(x)]], c[[seed % len(x)]]
+    picture = maker.answer(start, c, c) if noisy else start
+    if first and noisy:
+        start = picture = F.interpolate(picture, picture_size(flags), mode="bilinear", antialias=True)
+
+    def render(before, asked):
+        """The editor changes the first picture, so that nothing wears off; dcgan4, 5 are fed what they made."""
+        fed = before[None] if flags.model in REFINERS and not is_editor(flags) else start
+        return model.answer(fed, c, asked[None])[0]
+
+    samples = place(args, "samples", run_name(args))
+    folder = next(path for i in range(1, 10**6) if not (path := samples / f"refine_{i:03d}").exists())
+    session = Session(names, picture[0], c[0], render, folder)
+    if columns and not noisy:  # a face that was there first, and is now to be as asked
+        session.change({names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)})
+    return session
+
+
+def refine(args):
+    """Refine a face request by request: from noise, from a photo of one's own, or from a test face."""
+    model = load_model(args)
+    check_photos(args, model)
+    first = first_guess(args, model)
+    if model.flags.model == "dcgan5" and not (args.images or first or args.dataset_dir):
+        raise InputError("dcgan5 refines a picture: give --images, --first_model, or --dataset_dir for a test face")
+    begin = partial(open_session, args, model, first)
+    if args.web:
+        try:
+            from facegen_attr.web import serve
+        except ModuleNotFoundError as error:
+            raise InputError(f"--web needs {error.name}: pip install -r requirements-web.txt") from None
+        serve(begin, model.flags.attributes, args.seed, model.flags.model == "dcgan5", args.port)
+    else:
+        talk(begin(args.seed), sys.stdin, "> " if sys.stdin.isatty() else "")

@@ -42,8 +42,8 @@ def build(begin, attributes, seed, with_photo):
                 text = gr.Markdown(elem_id="text")
                 photo = gr.Image(label="or a photo of your own", type="filepath", visible=with_photo, elem_id="photo")
             with gr.Column():
-                sliders = [gr.Slider(-MOST, MOST, 0, step=0.1, label=name, elem_id=f"slider_{name}")
-                           for name in attributes]  # fmt: skip
+                slider = partial(gr.Slider, -MOST, MOST, 0, step=0.1)
+                sliders = [slider(label=name, elem_id=f"slider_{name}") for name in attributes]
                 with gr.Row():
                     apply = gr.Button("Refine", variant="primary", elem_id="refine")
                     undo = gr.Button("Undo", elem_id="undo")
@@ -52,8 +52,8 @@ def build(begin, attributes, seed, with_photo):
         shown = [state, picture, steps, text, *sliders]
 
         def refine(session, *degrees):
-            changed = {name: float(degree) for (name, now), degree in zip(session.degrees.items(), degrees, strict=True)
-                       if abs(now - degree) > 1e-6}  # fmt: skip
+            asked = dict(zip(session.attributes, map(float, degrees), strict=True))
+            changed = {name: asked[name] for name, now in session.degrees.items() if abs(now - asked[name]) > 1e-6}
             return view(session, session.change(changed) if changed else [])
 
         def back(session):

@@ -1,5 +1,6 @@
 """facegen_attr/: the networks by numbers, and every verb through the command line on drawn faces."""
 
+import argparse
 import contextlib
 import csv
 import io
@@ -18,10 +19,14 @@ from conftest import ROOT
 from PIL import Image
 
 from common.celeba import ATTRIBUTES, CelebA, attribute_indices
+from common.photos import InputError
 from facegen_attr import main as script
+from facegen_attr.asking import draw_requests, wanted
+from facegen_attr.attributes import SETS, contradictions, exclusions, flipped, mismatched, resampled
+from facegen_attr.gan import discriminator_loss, generator_loss
+from facegen_attr.loading import ask, load_records, make_discriminator, make_generator, make_optimizer, picture_size
 from facegen_attr.model import (
     MODELS,
-    SETS,
     ConditionalDiscriminator,
     ConditionalGenerator,
     ConditionalNorm,
@@ -30,18 +35,18 @@ from facegen_attr.model import (
     FullDiscriminator,
     FullGenerator,
     Generator,
+    attribute_loss,
     attribute_planes,
-    contradictions,
-    exclusions,
-    flipped,
     initialise,
-    mismatched,
-    resampled,
+    mismatch_loss,
+    reconstruction_loss,
     smooth,
     start_shape,
 )
+from facegen_attr.plumbing import read_checkpoint
 from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
+from facegen_attr.validation import obeyed
 
 SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
 EIGHT = SETS["8"]
@@ -138,9 +143,9 @@ def test_a_cube_repeats_each_attribute_ten_times():
 
 
 def networks(model, network, attributes=3):
-    args = script.argparse.Namespace(model=model, network=network, attributes=EIGHT[:attributes], image_size=32,
-                                     run="train")  # fmt: skip
-    return args, script.make_generator(args), script.make_discriminator(args)
+    names = EIGHT[:attributes]
+    args = argparse.Namespace(model=model, network=network, attributes=names, image_size=32, diff_augment=False)
+    return args, make_generator(args), make_discriminator(args)
 
 
 @pytest.mark.parametrize(("model", "network"), [*((model, "document") for model in MODELS), ("dcgan2", "conditional"),
@@ -148,9 +153,9 @@ def networks(model, network, attributes=3):
 def test_gradient_reaches_every_parameter(model, network):
     torch.manual_seed(0)
     args, generator, discriminator = networks(model, network)
-    height, width = script.picture_size(args)
+    height, width = picture_size(args)
     c = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
-    x_fake = script.ask(args, generator, torch.randn(4, *start_shape(model, height, width)), 1 - c, c)
+    x_fake = ask(args, generator, torch.randn(4, *start_shape(model, height, width)), 1 - c, c)
     assert x_fake.shape == (4, 3, height, width)
     assert model == "dcgan5" and network == "conditional" or x_fake.abs().max() <= 1
     logits, reading = discriminator(x_fake, c, 1 - c)
@@ -262,8 +267,8 @@ def test_presets_are_the_documents_table():
     assert preset("--model=dcgan4") == preset("--model=dcgan5") == (20, "rmsprop", 8e-5, 32, "20000", 5)
     assert preset("--model=dcgan2", "--epoch=7", "--attributes=Bald,Male")[::5] == (7, 2)
     args = script.parse_args(["--dataset_name", "x", "--model=fcgan"])
-    assert script.picture_size(args) == (218, 178) and args.recipe == "document" and args.lambda_rec == 0.5
-    assert script.make_optimizer(args, torch.nn.Linear(1, 1)).param_groups[0]["lr"] == 2e-4
+    assert picture_size(args) == (218, 178) and args.recipe == "document" and args.lambda_rec == 0.5
+    assert make_optimizer(args, torch.nn.Linear(1, 1)).param_groups[0]["lr"] == 2e-4
     best = script.parse_args(["--dataset_name", "x", "--recipe=best", "--flip=False"])
     assert best.network == "conditional" and best.image_size == 64 and best.show_ema and not best.flip
     assert all(set(names) <= set(ATTRIBUTES) and len(names) == int(key) for key, names in SETS.items())
@@ -276,15 +281,14 @@ def test_losses_by_hand():
     zero, two = torch.zeros(2), torch.full((2,), 2.0)
     no = math.log(1 + math.exp(-2))  # cross entropy of a logit of 2 that should be 1
     yes = math.log(1 + math.exp(2))
-    loss = script.discriminator_loss(two, zero, two, 0.5).item()
-    assert loss == pytest.approx(no + math.log(2) + 0.5 * yes, rel=1e-5)
-    assert script.discriminator_loss(two, zero, None, 1.0).item() == pytest.approx(no + math.log(2), rel=1e-5)
-    assert script.generator_loss(two).item() == pytest.approx(no, rel=1e-5)
+    assert mismatch_loss(two).item() == pytest.approx(yes, rel=1e-5)
+    assert discriminator_loss(two, zero).item() == pytest.approx(no + math.log(2), rel=1e-5)
+    assert generator_loss(two).item() == pytest.approx(no, rel=1e-5)
     x, fed = torch.zeros(2, 3, 4, 4), torch.full((2, 3, 4, 4), 0.5)
-    assert script.reconstruction_loss(x, fed, "document").item() == 0.25
-    assert script.reconstruction_loss(x, fed, "conditional").item() == 0.5
+    assert reconstruction_loss(x, fed, "document").item() == 0.25
+    assert reconstruction_loss(x, fed, "conditional").item() == 0.5
     reading = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])
-    loss = script.attribute_loss(reading, torch.tensor([[1.0, 1], [1, 0]]))
+    loss = attribute_loss(reading, torch.tensor([[1.0, 1], [1, 0]]))
     assert loss.item() == pytest.approx((no + yes) / 2 + math.log(2), rel=1e-5), "summed over the attributes"
 
 
@@ -296,7 +300,8 @@ def test_what_each_model_is_fed():
                            ("dcgan5", "conditional")):  # fmt: skip
         args, generator, _ = networks(model, network)
         args.batch_size = 4
-        rounds = script.imagine(args, generator, x, c, c, slice(0, 4))
+        _, asked, start, _ = script.draw(args, c, c, exclusions(args.attributes), slice(0, 4))
+        rounds = script.imagine(args, generator, x, c, asked, start)
         if model == "dcgan2":
             ((_, asked, fed),) = rounds
             assert torch.equal(asked, c) and fed is None
@@ -313,10 +318,10 @@ def test_what_each_model_is_fed():
 
 def test_the_editor_is_asked_for_nothing_for_one_change_and_for_many():
     torch.manual_seed(0)
-    args, generator, _ = networks("dcgan5", "conditional")
+    args, _, _ = networks("dcgan5", "conditional")
     args.batch_size = 400
-    x, c = torch.rand(400, 3, 8, 8), torch.rand(400, 3).round()
-    ((_, asked, _),) = script.imagine(args, lambda start, change: start, x, c, torch.ones(1, 3), slice(0, 400))
+    c = torch.rand(400, 3).round()
+    _, asked, _, _ = script.draw(args, c, torch.ones(1, 3), exclusions(args.attributes), slice(0, 400))
     changes = (asked != c).sum(1)
     assert 0.2 < (changes == 0).float().mean() < 0.3
     others = (asked == 1).all(1) & (changes > 0)  # what the only other face has
@@ -358,7 +363,7 @@ def test_the_best_model_is_the_one_nearest_to_validation_faces(trained):
 
     charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
     best = min(charts.Scalars("sliced_wasserstein"), key=lambda point: point.value)
-    content = script.read_checkpoint(trained[0] / "models/faces_dcgan2_16.pt")
+    content = read_checkpoint(trained[0] / "models/faces_dcgan2_16.pt")
     assert content["state"]["step"] == best.step
 
 
@@ -370,9 +375,9 @@ def test_obeyed_is_the_mean_rate_of_what_the_discriminator_reads():
         return None, read[x[:, 0, 0, 0].long()]
 
     x = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-    rate = script.obeyed(discriminator, x, asked, "cpu", contextlib.nullcontext)
+    rate = obeyed(discriminator, x, asked, "cpu", contextlib.nullcontext)
     assert rate == pytest.approx(((1 / 2 + 1) / 2 + (2 / 3 + 1) / 2) / 2)
-    assert script.obeyed(discriminator, x, asked * 0, "cpu", contextlib.nullcontext) == 1
+    assert obeyed(discriminator, x, asked * 0, "cpu", contextlib.nullcontext) == 1
 
 
 def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
@@ -421,16 +426,16 @@ def test_the_penalty_and_the_readings_change_the_weights(faces, home):
         paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
         flags = ["--dataset_dir", faces, "--recipe=best", "--steps=2", *SMALL, "--attributes=5", *paths, *extra]
         assert call(*flags) == 0
-        ends[name] = script.read_checkpoint(home / name / "faces_dcgan2_16/last.pt")["discriminator"]["fc.weight"]
+        ends[name] = read_checkpoint(home / name / "faces_dcgan2_16/last.pt")["discriminator"]["fc.weight"]
     assert all(not torch.equal(ends["all"], end) for name, end in ends.items() if name != "all")
 
 
 def test_training_learns_what_is_asked(faces, home):
     """The best recipe on a few faces: after a minute at most, women and men differ, and the reading says which."""
     flags = ["--dataset_dir", faces, "--recipe=best", "--attributes=Male", "--steps=150", "--learning_rate=0.001",
-             *SMALL, *places(home), "--ema=0.9", "--sample_every=150", "--save_every=150"]  # fmt: skip
+             *SMALL, *places(home), "--sample_every=150", "--save_every=150"]  # fmt: skip
     assert call(*flags) == 0
-    content = script.read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")
+    content = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")
     generator, discriminator = ConditionalGenerator(1, 16), ConditionalDiscriminator(1, 16)
     generator.load_state_dict(content["ema"])
     discriminator.load_state_dict(content["discriminator"])
@@ -469,7 +474,7 @@ def test_a_stop_saves_first(faces, home):
     process.send_signal(signal.SIGTERM)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 0, output
-    step = script.read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")["state"]["step"]
+    step = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")["state"]["step"]
     assert step > 0 and f"trained {step} of " in output
 
 
@@ -525,8 +530,7 @@ def test_requests_are_checked(trained, tmp_path, capsys):
     assert "was not trained on Bald, but on Male, Smiling" in capsys.readouterr().err
     assert call(*flags, *out, "--request", "Male=maybe") == 2
     assert not (tmp_path / "out").exists()
-    args = script.argparse.Namespace(request="Black_Hair=1,Blond_Hair=1")
-    columns, values = script.wanted(args, EIGHT)
+    columns, values = wanted("Black_Hair=1,Blond_Hair=1", EIGHT)
     assert columns == [2, 3] and values.tolist() == [1, 1]
     assert "note: Black_Hair and Blond_Hair contradict" in capsys.readouterr().out
 
@@ -534,11 +538,9 @@ def test_requests_are_checked(trained, tmp_path, capsys):
 def test_a_request_goes_with_what_faces_have_beside_it():
     """Of the rows that the model remembers, those that fit the request best; then made to fit."""
     known = torch.tensor([[1, 0, 1], [0, 1, 0], [0, 1, 0]], dtype=torch.uint8)
-    saved = script.argparse.Namespace(attributes=["Male", "No_Beard", "Young"])
-    args = script.argparse.Namespace(request="Male=0", dataset_dir=None, seed=0)
-    assert script.draw_requests(args, saved, {"known": known}, 5).tolist() == [[0, 1, 0]] * 5
-    args.request = "Male=1,No_Beard=1,Young=1"
-    assert script.draw_requests(args, saved, {"known": known}, 2).tolist() == [[1, 1, 1]] * 2
+    names = ["Male", "No_Beard", "Young"]
+    assert draw_requests(known, names, "Male=0", 5, seed=0).tolist() == [[0, 1, 0]] * 5
+    assert draw_requests(known, names, "Male=1,No_Beard=1,Young=1", 2, seed=0).tolist() == [[1, 1, 1]] * 2
 
 
 def test_dcgan5_changes_one_attribute_of_each_test_face(trained, faces, tmp_path):
@@ -549,7 +551,7 @@ def test_dcgan5_changes_one_attribute_of_each_test_face(trained, faces, tmp_path
     truth = data.attributes[data.partition == 2][:, attribute_indices("Male,Smiling")]
     assert [row["request"] for row in rows] == [f"{name}={1 - truth[i, i % 2]}" for i, name in
                                                 enumerate(["Male", "Smiling"] * 3)]  # fmt: skip
-    records = script.load_records(script.parse_args(list(map(str, flags))), torch.device("cpu"), 0)
+    records = load_records(script.parse_args(list(map(str, flags))), (16, 16), torch.device("cpu"))
     source = np.asarray(Image.open(tmp_path / "out" / rows[2]["source"])).astype(int)
     assert np.abs(source - records.images[records.rows("test")[2]].astype(int)).max() <= 1
     assert not np.array_equal(source, np.asarray(Image.open(tmp_path / "out/00002.png")))
@@ -592,9 +594,9 @@ def test_a_session_keeps_every_step(tmp_path):
         "", "Male=-1", "Male=-1.5", "Bald=1,Bangs=2", "Bald=2,Bangs=2"]  # fmt: skip
     for _ in range(3):
         session.undo()
-    with pytest.raises(script.InputError, match="nothing to undo"):
+    with pytest.raises(InputError, match="nothing to undo"):
         session.undo()
-    with pytest.raises(script.InputError, match="not trained on Young"):
+    with pytest.raises(InputError, match="not trained on Young"):
         session.change({"Young": 1.0})
 
 
@@ -676,7 +678,7 @@ def test_analyse_the_rare(tmp_path, capsys):
 
 
 def test_predictor(trained, faces):
-    content = script.read_checkpoint(trained[0] / "models/faces_predictor.pt")
+    content = read_checkpoint(trained[0] / "models/faces_predictor.pt")
     predictor = Predictor()
     predictor.load_state_dict(content["predictor"])
     assert predictor(torch.zeros(2, 3, 64, 64)).shape == (2, 40)
@@ -697,7 +699,7 @@ def test_predictor_resumes(faces, home):
             paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
             flags = ["--dataset_dir", faces, "--run=train_predictor", *SMALL, *paths, "--steps", stop]
             assert call(*flags) == 0
-        results.append(script.read_checkpoint(home / name / "faces_predictor/last.pt"))
+        results.append(read_checkpoint(home / name / "faces_predictor/last.pt"))
     assert all(same(results[0][part], results[1][part]) for part in ("predictor", "optimizer"))
 
 

@@ -1,0 +1,156 @@
+"""What training and the verbs of facegen_attr both need: records, networks, and a trained generator that is asked."""
+
+import argparse
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+
+from common import celeba
+from common.celeba import FULL, SQUARE, attribute_indices, subset
+from common.photos import InputError
+from facegen_attr.model import (
+    REFINERS,
+    ConditionalDiscriminator,
+    ConditionalGenerator,
+    Discriminator,
+    Editor,
+    FullDiscriminator,
+    FullGenerator,
+    Generator,
+    initialise,
+    start_shape,
+)
+from facegen_attr.plumbing import find_model, in_chunks, read_checkpoint, setup
+
+
+def run_name(args):
+    """What names this run's checkpoint, model and samples."""
+    names = {"train_predictor": "predictor", "analyse": "analysis"}
+    return f"{args.dataset_name}_{names.get(args.run, f'{args.model}_{args.image_size}')}"
+
+
+def picture_size(flags):
+    """Height and width: square, but for fcgan, which has CelebA's whole picture, 218 x 178 or in that proportion."""
+    return flags.image_size, round(flags.image_size * 178 / 218) if flags.model == "fcgan" else flags.image_size
+
+
+def load_records(args, size, device, rank=0):
+    """The data set's pictures, packed once: CelebA's square, or where the size (height, width) is none, the whole.
+
+    InputError: pictures without attributes.
+    """
+    crop = SQUARE if size[0] == size[1] else FULL
+    return celeba.load_records(args, crop, size, device, rank, purpose="nothing to ask for")
+
+
+def attributes_of(records, names):
+    """The attributes of all pictures, (N, A) of 1 and 0."""
+    return torch.from_numpy(records.attributes[:, attribute_indices(names)]).float()
+
+
+def split(args, records, most=None):
+    """The rows to train on and those, `most` at most, to validate with. InputError: too few."""
+    rows = subset(records.rows("train"), args.train_size, args.seed), subset(records.rows("validation"), most)
+    if min(map(len, rows)) < 2:
+        raise InputError(f"{len(records.names)} usable pictures are too few to train and to validate with")
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+
+
+def is_editor(flags):
+    """Whether the generator is asked for a change of the picture it is fed, and not for what it is to look like."""
+    return flags.model in REFINERS and flags.network == "conditional"
+
+
+def make_generator(flags):
+    """The generator that the flags describe."""
+    count, size = len(flags.attributes), flags.image_size
+    if flags.model == "fcgan":
+        generator = FullGenerator(count, *picture_size(flags))
+    elif flags.network == "document":
+        generator = Generator(flags.model, count, size)
+    else:
+        generator = Editor(count) if is_editor(flags) else ConditionalGenerator(count, size)
+    return initialise(generator, "document" if flags.network == "document" else "he")
+
+
+def make_discriminator(flags):
+    """The discriminator that the flags describe."""
+    count, size = len(flags.attributes), flags.image_size
+    if flags.model == "fcgan":
+        discriminator = FullDiscriminator(count, *picture_size(flags))
+    elif flags.network == "document":
+        discriminator = Discriminator(flags.model, count, size)
+    else:
+        discriminator = ConditionalDiscriminator(count, size)
+    return initialise(discriminator, "document" if flags.network == "document" else "he")
+
+
+def make_optimizer(args, network):
+    """Adam, or RMSprop with TensorFlow's decay of 0.9."""
+    if args.optimizer == "rmsprop":
+        return torch.optim.RMSprop(network.parameters(), args.learning_rate, alpha=0.9)
+    return torch.optim.Adam(network.parameters(), args.learning_rate, (args.beta1, 0.99), fused=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A generator that is asked
+
+
+def noise(flags, count, seed):
+    """What a generator that begins from noise begins from: the same for a seed, wherever it is used."""
+    shape = start_shape(flags.model, *picture_size(flags))
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ask(flags, generator, start, c, asked):
+    """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these."""
+    return generator(start, asked - c if is_editor(flags) else asked)
+
+
+class Model(NamedTuple):
+    """A generator and what it takes to ask it: the flags that it is trained with, device and autocast."""
+
+    generator: torch.nn.Module
+    flags: argparse.Namespace
+    device: torch.device
+    autocast: Callable
+    known: torch.Tensor = None  # (M, A), attributes as some of its training faces have them together
+
+    @torch.no_grad()
+    def answer(self, start, c, asked):
+        """ask() in evaluation mode, 64 at a time: (N, 3, H, W) float32 on the CPU."""
+        self.generator.eval()
+        pieces = []
+        for part in in_chunks(asked):
+            given = [x[part].to(self.device) for x in (start, c, asked)]
+            with self.autocast():
+                pieces.append(ask(self.flags, self.generator, *given).float().cpu())
+        return torch.cat(pieces)
+
+
+def read_model(path, device="cpu", autocast=nullcontext, content=None):
+    """The generator of a model file or checkpoint; content: what is in it, where it was read already."""
+    content = content or read_checkpoint(path)
+    flags, state = argparse.Namespace(**content["args"]), content["state"]
+    try:
+        generator = make_generator(flags)
+        generator.load_state_dict(content["ema" if "ema" in content and flags.show_ema else "generator"])
+    except (AttributeError, KeyError, RuntimeError):
+        raise InputError(f"{path} is no generator of this project") from None
+    about = f"{flags.model}, step {state['step']}, {flags.recipe} recipe, {flags.image_size} pixels"
+    print(f"model {path}: {about}, {len(flags.attributes)} attributes")
+    generator = generator.to(device, memory_format=torch.channels_last).eval()
+    return Model(generator, flags, device, autocast, state.get("known"))
+
+
+def load_model(args):
+    """The best model of the run that the flags name, else its last checkpoint."""
+    device, autocast, *_ = setup(args)
+    path, content = find_model(args, run_name(args))
+    return read_model(path, device, autocast, content)
