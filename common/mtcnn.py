@@ -15,7 +15,6 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import torch
 import torch.nn as nn
@@ -114,6 +113,8 @@ def load_weights(net, name):
 
     They lie in layer order: convolutions (height, width, in, out), dense layers (in, out), PReLU slopes (1, 1, C).
     """
+    import joblib  # here: it takes longer to import than all else in common/
+
     here = Path(__file__).resolve().parent  # on the path when this file is run, and its name is the package's
     spec = PathFinder.find_spec("mtcnn", [place for place in sys.path if Path(place).resolve() != here])
     places = spec.submodule_search_locations if spec else []

@@ -224,7 +224,7 @@ class Writer:
         pauses = []
         with Image.open(self.like) as gif:
             for number in range(len(self.pictures)):
-                gif.seek(number)
+                gif.seek(min(number, gif.n_frames - 1))
                 pauses.append(gif.info.get("duration") or 100)
         return pauses
 

@@ -1,12 +1,9 @@
-"""common/mtcnn.py: the reader, the detector, the crops, and the folder command."""
+"""common/mtcnn.py and common/crop.py: the detector, the crops, and the folder command."""
 
-import io
 import os
-import struct
 import subprocess
 import sys
 import time
-import zlib
 from pathlib import Path
 
 import cv2
@@ -14,197 +11,21 @@ import joblib
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
+from pictures import flat, is_red, sketch, write_video
 from PIL import Image
 
 from common import mtcnn
 from common.crop import main
 from common.mtcnn import MTCNN, TEMPLATE, align, crop, paste, pick
-from common.photos import InputError, media_files, read_frames, read_image
+from common.photos import InputError, read_image
 from common.synthetic import draw
-
-ROOT = Path(__file__).resolve().parents[1]
-RED = (250, 10, 20)
 
 
 @pytest.fixture(scope="module")
 def detector():
     torch.set_num_threads(1)
     return MTCNN()
-
-
-def sketch():
-    """A face of shaded ellipses, (320, 280, 3)."""
-    y, x = np.mgrid[0:320, 0:280].astype(np.float64)
-    image = np.full((320, 280, 3), 90.0)
-
-    def paint(cx, cy, rx, ry, colour, shade=0.0):
-        distance = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2
-        inside = np.clip((1 - np.sqrt(distance)) * min(rx, ry), 0, 1)[..., None]
-        image[:] = image * (1 - inside) + inside * np.array(colour) * (1 - shade * distance.clip(0, 1)[..., None])
-
-    paint(140, 150, 92, 118, (60, 40, 30))  # hair
-    paint(140, 165, 72, 96, (225, 180, 150), 0.35)  # skin
-    for cx in (108, 172):
-        paint(cx, 122, 21, 5, (70, 45, 35))  # brow
-        paint(cx, 144, 17, 8, (245, 240, 235))  # eye
-        paint(cx, 144, 8, 8, (50, 35, 30))
-    paint(140, 172, 9, 26, (238, 196, 166))  # nose
-    paint(132, 192, 6, 4, (140, 90, 75))
-    paint(148, 192, 6, 4, (140, 90, 75))
-    paint(140, 220, 30, 9, (170, 70, 70))  # mouth
-    paint(140, 220, 28, 2, (90, 30, 30))
-    return image.round().clip(0, 255).astype(np.uint8)
-
-
-def flat(height, width, colour=RED):
-    return np.full((height, width, 3), colour, np.uint8)
-
-
-def is_red(image):
-    return (abs(image.astype(int) - RED) < 30).all()
-
-
-def write_video(path, frames):
-    height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 10, (width, height))
-    for frame in frames:
-        writer.write(np.ascontiguousarray(frame[..., ::-1]))
-    writer.release()
-
-
-# The reader
-
-
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.bmp", "a.webp", "a.tiff", "a.ppm"])
-def test_red_stays_red(tmp_path, name):
-    Image.fromarray(flat(40, 60)).save(tmp_path / name)
-    image = read_image(tmp_path / name)
-    assert image.shape == (40, 60, 3) and image.dtype == np.uint8 and is_red(image)
-    assert is_red(crop(image, (-5, 5, 30, 30), 32)) and is_red(align(image, TEMPLATE / 4)[0])
-    assert [frame for frame, _ in read_frames(tmp_path / name)] == ["a"]
-
-
-def test_frames_of_video_and_gif(tmp_path):
-    frames = [flat(48, 64, colour) for colour in (RED, (20, 230, 30), RED, (10, 20, 240), RED)]
-    write_video(tmp_path / "clip.mp4", frames)
-    first, *others = map(Image.fromarray, frames)
-    first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
-    for name in ("clip.mp4", "clip.gif"):
-        read = dict(read_frames(tmp_path / name))
-        assert list(read) == [f"clip_00000{number}" for number in range(5)]
-        assert is_red(read["clip_000004"]) and read["clip_000001"][..., 1].min() > 150
-        assert read["clip_000003"][..., 2].min() > 150 and is_red(read_image(tmp_path / "clip.gif"))
-        assert [frame for frame, _ in read_frames(tmp_path / name, every=2)] == [f"clip_00000{n}" for n in (0, 2, 4)]
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(tmp_path, orientation, suffix):
-    upright = flat(32, 48, (200, 200, 200))
-    upright[:16, :24] = RED  # upper left
-    stored = {
-        1: upright,
-        2: upright[:, ::-1],
-        3: upright[::-1, ::-1],
-        4: upright[::-1],
-        5: upright.transpose(1, 0, 2),
-        6: np.rot90(upright),
-        7: np.rot90(upright, 2).transpose(1, 0, 2),
-        8: np.rot90(upright, -1),
-    }[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(np.ascontiguousarray(stored)).save(tmp_path / f"a.{suffix}", exif=exif, **QUALITY.get(suffix, {}))
-    assert abs(read_image(tmp_path / f"a.{suffix}").astype(int) - upright).max() < 30
-
-
-QUALITY = {"jpg": {"quality": 98, "subsampling": 0}}
-
-
-def test_modes(tmp_path):
-    def read(image, name="a.png", **options):
-        image.save(tmp_path / name, **options)
-        return read_image(tmp_path / name)
-
-    clear = np.dstack([flat(8, 8), np.zeros((8, 8), np.uint8)])
-    clear[:, 4:, 3] = 255
-    for name in ("a.png", "a.webp"):
-        image = read(Image.fromarray(clear), name, **({"lossless": True} if name == "a.webp" else {}))
-        assert (image[:, :4] == 255).all() and is_red(image[:, 4:])
-    image = read(Image.fromarray(np.dstack([np.full((8, 8), 90, np.uint8), clear[..., 3]])))  # LA
-    assert (image[:, :4] == 255).all() and (image[:, 4:] == 90).all()
-    palette = Image.fromarray(np.repeat(np.uint8([[0, 1]]), 8, 0), "P")
-    palette.putpalette([0, 255, 0, *RED])
-    image = read(palette, transparency=0)
-    assert (image[:, 0] == 255).all() and is_red(image[:, 1])
-    assert (read(Image.fromarray(np.full((8, 8), 77, np.uint8))) == 77).all()  # L
-    assert abs(read(Image.fromarray(np.full((8, 8), 77, np.uint8)), "a.jpg").astype(int) - 77).max() < 2
-    assert (read(Image.fromarray(np.full((8, 8), 77 * 257, np.uint16))) == 77).all()  # 16 bit
-    assert (read(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "a.tiff") == 128).all()
-    assert read(Image.fromarray(np.eye(8) > 0)).shape == (8, 8, 3)  # 1 bit
-    cv2.imwrite(str(tmp_path / "b.png"), (flat(8, 8)[..., ::-1].astype(np.uint16) * 257))
-    assert is_red(read_image(tmp_path / "b.png"))  # 16 bit RGB
-    cyan = Image.new("CMYK", (16, 16), (255, 0, 0, 0))
-    image = read(cyan, "a.jpg", quality=98)
-    assert image[..., 0].max() < 30 and image[..., 1:].min() > 200
-
-
-def test_damaged(tmp_path):
-    good = io.BytesIO()
-    Image.fromarray(sketch()).save(good, "JPEG")
-    good = good.getvalue()
-    png = io.BytesIO()
-    Image.fromarray(sketch()).save(png, "PNG")
-    gif = io.BytesIO()
-    frames = [Image.fromarray(np.roll(sketch(), shift, 0)) for shift in (0, 9, 33)]
-    frames[0].save(gif, "GIF", save_all=True, append_images=frames[1:])
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
-    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IEND", b"")
-    files = {
-        "empty.jpg": b"",
-        "text.jpg": b"no picture",
-        "cut.jpg": good[: -len(good) // 3],
-        "end.jpg": good[:-2000],
-        "cut.png": png.getvalue()[:-2000],
-        "cut.gif": gif.getvalue()[:400],
-        "bomb.png": bomb,
-        "text.gif": b"GIF",
-        "head.jpg": good[:10],
-        "text.mp4": b"no video",
-        "empty.mp4": b"",
-        "empty.gif": b"",
-    }
-    for name, data in files.items():
-        path = tmp_path / name
-        path.write_bytes(data)
-        with pytest.raises(InputError) as error:
-            list(read_frames(path))
-        assert str(path) in str(error.value) and "\n" not in str(error.value)
-    for path in (tmp_path / "missing.jpg", tmp_path / "missing.gif", tmp_path / "missing.mp4", tmp_path):
-        with pytest.raises(InputError, match=path.name):
-            list(read_frames(path))
-    (tmp_path / "whole.jpg").write_bytes(good)
-    assert abs(read_image(tmp_path / "whole.jpg").astype(int) - sketch()).mean() < 3
-
-
-def test_media_files(tmp_path):
-    for name in ("b.JPG", "a.png", "sub/c.mp4", ".hidden/d.jpg", ".e.jpg", "notes.txt", "sub/odd.dat"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    names = [path.relative_to(tmp_path).as_posix() for path in media_files([tmp_path])]
-    assert names == ["a.png", "b.JPG", "sub/c.mp4"]
-    odd = tmp_path / "sub/odd.dat"
-    assert media_files([odd, tmp_path / "sub"]) == [odd, tmp_path / "sub/c.mp4"]
-    for bad in (tmp_path / "nowhere", tmp_path / ".hidden/none"):
-        with pytest.raises(InputError, match=bad.name):
-            media_files([bad])
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(InputError, match="bare"):
-        media_files(tmp_path / "bare")
 
 
 # The networks
