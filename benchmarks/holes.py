@@ -11,45 +11,65 @@ say how real they look (decibels reward blur).
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.celeba import subset, to_tensor, to_uint8
-from common.photos import InputError
-from face_math import main as face_math
-from face_math.baselines import fill_linearly
+from common.celeba import to_tensor, to_uint8
+from common.photos import InputError, save_pictures
+from face_math.complete import fill_hole, hole_error, read_hole, telea
+from face_math.loading import load_pictures, load_records, results_folder, training_faces, training_rows
+from face_math.main import parse_args
+from face_math.model import components
+from face_math.plumbing import fail, psnr, save_sheet, write_table
+from face_math.trained import prepare
+
+
+def fill_linearly(faces, x, hole, count=300):
+    """Pictures x (N, 3, S, S) with the hole (S, S) predicted from faces (M, 3 S S): by their mean, and by ridge
+    regression on the first principal components of what surrounds it. Returns name -> pictures."""
+    inside, flat = hole.expand(3, -1, -1).flatten(), x.cpu().flatten(1)
+    around, within = faces[:, ~inside], faces[:, inside]
+    mean, axes = components(around, count)
+    codes = (around - mean) @ axes.T
+    penalty = codes.square().mean() * 10 * torch.eye(codes.shape[1])
+    weights = torch.linalg.solve(codes.T @ codes + penalty, codes.T @ (within - within.mean(0)))
+    predicted = within.mean(0) + (flat[:, ~inside] - mean) @ axes.T @ weights
+    pictures = {}
+    for name, values in {"mean face": within.mean(0).expand(len(x), -1), "linear prediction": predicted}.items():
+        filled = flat.clone()
+        filled[:, inside] = values.clamp(-1, 1)
+        pictures[name] = filled.unflatten(1, x.shape[1:])
+    return pictures
 
 
 def main(argv=None):
     """Fill the hole in every way and print the table; returns its rows: (method, decibels)."""
-    args = face_math.parse_args(["--run", "complete", "--recipe", "best", *(sys.argv[1:] if argv is None else argv)])
-    hole = face_math.read_hole(args)
+    args = parse_args(["--run", "complete", "--recipe", "best", *(sys.argv[1:] if argv is None else argv)])
+    hole = read_hole(args)
     inside = hole.numpy()
     if inside.all():
         raise InputError("--mask full leaves nothing to fill from: take another")
-    model = face_math.prepare(args)
-    records = face_math.load_records(args, model.device, 0)
-    images, names = face_math.load_pictures(args, model.device, args.images)
-    out, x = face_math.output_folder(args), to_tensor(images, model.device)
+    model = prepare(args)
+    records = load_records(args, model.device)
+    images, names = load_pictures(args, model.device, args.images)
+    out, x = results_folder(args), to_tensor(images, model.device)
 
-    rows = subset(records.rows("train"), args.train_size, args.seed)
-    made = {name: to_uint8(pictures) for name, pictures in fill_linearly(records, rows, x, hole).items()}
-    mask = inside.astype(np.uint8)
-    made["Telea"] = np.stack([cv2.inpaint(picture, mask, 3, cv2.INPAINT_TELEA) for picture in np.array(images)])
-    _, filled = face_math.fill_hole(args, model, images, hole)
+    linear = fill_linearly(training_faces(records, training_rows(args, records)), x, hole)
+    made = {name: to_uint8(pictures) for name, pictures in linear.items()} | {"Telea": telea(images, inside)}
+    _, filled = fill_hole(args, model, images, hole)
     made |= {"GAN": filled["filled"], "GAN, blended": filled["blended"]}
 
-    face_math.save_pictures(out / "originals", names, images)
+    save_pictures(out / "originals", names, images)
+    pairs = [[f"{stem}.png", f"../originals/{stem}.png"] for stem in names]
     table = []
     for name, pictures in made.items():
         pictures = np.where(inside[:, :, None], pictures, images)
-        table.append((name, face_math.psnr(face_math.hole_error(pictures, images, inside).mean())))
-        folder = name.replace(", ", "_").replace(" ", "_").lower()
-        face_math.save_pictures(out / folder, names, pictures)
-        face_math.write_table(out / folder / "manifest.tsv", ["file", "source"],
-                              [[f"{stem}.png", f"../originals/{stem}.png"] for stem in names])  # fmt: skip
-    face_math.save_sheet(out / "sheet.png", {name: to_tensor(pictures[:16]) for name, pictures in made.items()})
+        table.append((name, psnr(hole_error(pictures, images, inside).mean())))
+        folder = out / name.replace(", ", "_").replace(" ", "_").lower()
+        save_pictures(folder, names, pictures)
+        write_table(folder / "manifest.tsv", ["file", "source"], pairs)
+    save_sheet(out / "sheet.png", {name: to_tensor(pictures[:16]) for name, pictures in made.items()})
     print(f"{len(images)} faces, {args.n_iter} steps of the search; decibels in the hole")
     for name, decibels in table:
         print(f"{name:20}{decibels:8.2f}")
@@ -60,4 +80,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(face_math.fail(str(error)))
+        sys.exit(fail(str(error)))

@@ -1,17 +1,34 @@
-"""The search for the z whose generated picture is nearest to a given one, and what fills a hole with it.
+"""The search for the z whose generated picture is nearest to a given one.
 
 After Semantic Image Inpainting with Perceptual and Contextual Losses (Yeh et al., arXiv 1607.07539), for many pictures
 at once. Pictures are (N, 3, S, S) in [-1, 1], z (N, z_size) in [-1, 1]; masks (S, S) are 1 where a picture is known.
 """
 
 import math
-from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-MASKS = ("center", "left", "random", "full")
+from common.celeba import to_tensor
+from common.photos import InputError
+from face_math.loading import load_pictures, plain_names
+from face_math.model import draw_z
+from face_math.plumbing import in_chunks
+
+# What --recipe sets for the verbs that search z; complete has further defaults of its own.
+SEARCHES = {
+    "document": dict(
+        start="random", contextual="l1", optimizer="nesterov", lam=0.1, learning_rate=0.0005, momentum=0.75,
+        n_iter=2000, vectors="mean",
+    ),
+    "best": dict(
+        start="encoder", contextual="l2", optimizer="adam", lam=0.0, learning_rate=0.05, momentum=0.9,
+        n_iter=100, vectors="regression",
+    ),
+}  # fmt: skip
+COMPLETE = {"document": dict(learning_rate=0.01, momentum=0.9, n_iter=1000), "best": dict(start="filler")}
 
 
 def contextual_loss(x_hat, x, known, kind):
@@ -25,8 +42,20 @@ def perceptual_loss(d_fake):
     return -F.softplus(d_fake).squeeze(1)
 
 
-def search(generator, discriminator, x, z, known, n_iter=2000, learning_rate=0.0005, momentum=0.75, lam=0.1,
-           contextual="l1", optimizer="nesterov", watch=None):  # fmt: skip
+def search(
+    generator,
+    discriminator,
+    x,
+    z,
+    known,
+    n_iter=2000,
+    learning_rate=0.0005,
+    momentum=0.75,
+    lam=0.1,
+    contextual="l1",
+    optimizer="nesterov",
+    watch=None,
+):
     """Projected gradient descent in z: minimise contextual + lam x perceptual, each picture by itself.
 
     optimizer: "nesterov", the document's momentum, or "adam" at a rate that falls to 0 along half a cosine; after each
@@ -64,80 +93,65 @@ def search(generator, discriminator, x, z, known, n_iter=2000, learning_rate=0.0
     return kept, torch.stack(losses)
 
 
-def make_hole(kind, size, random=None):
-    """(S, S) bool, True in the hole: the middle half of both sides ("center"), the left half, a random fifth of pixels.
+def guess_hole(model, x, hole):
+    """Pictures x (N, 3, S, S) with the filler's guess in the hole (S, S); with all of it known, or no filler, x."""
+    return model.guess(x, hole.to(x.device)) if model.guess and not hole.all() else x
 
-    "full" is all of the picture (which then counts as known too: all of it is replaced by its projection). random: a
-    torch.Generator.
+
+def find_z(args, model, x, hole=None, watch=None):
+    """The z of pictures (N, 3, S, S), and its lowest loss at every step (n_iter + 1, N).
+
+    By --restarts searches of which the best is kept for each picture: the first from --start, others from other random
+    z, or from near the encoder's. hole: (S, S) bool, what not to look at; a filler's encoder sees its guess there.
     """
-    hole = torch.full((size, size), kind == "full")
-    if kind == "center":
-        hole[size // 4 : -(size // 4), size // 4 : -(size // 4)] = True
-    elif kind == "left":
-        hole[:, : size // 2] = True
-    elif kind == "random":
-        hole = torch.rand(size, size, generator=random) < 0.2
-    return hole
+    known = torch.ones(x.shape[2:], device=x.device) if hole is None or hole.all() else 1 - hole.to(x.device).float()
+    names = ("n_iter", "learning_rate", "momentum", "lam", "contextual", "optimizer")
+    how = {name: getattr(args, name) for name in names}
+    random = torch.Generator().manual_seed(args.seed)
+    if args.start != "random":
+        first = model.encode(guess_hole(model, x, hole) if args.start == "filler" else x * known)
+    z = losses = None
+    for restart in range(args.restarts):
+        start = draw_z(len(x), args.z_size, random).to(x.device)
+        if args.start != "random":
+            start = (first + 0.3 * start * (restart > 0)).clamp(-1, 1)
+        found = []
+        for part in in_chunks(x):
+            seen = watch if restart == part.start == 0 else None
+            found.append(search(model.generator, model.discriminator, x[part], start[part], known, **how, watch=seen))
+        new_z, new_losses = torch.cat([z for z, _ in found]), torch.cat([losses for _, losses in found], 1)
+        if restart:
+            better = new_losses[-1] < losses[-1]
+            new_z, new_losses = torch.where(better[:, None], new_z, z), torch.where(better, new_losses, losses)
+        z, losses = new_z, new_losses
+    return z, losses
 
 
-def random_holes(count, size, random=None):
-    """Masks (count, 1, S, S) to train with: random pixels, a half, or a rectangle of an eighth to 5/8 of each side."""
-    rows = torch.arange(size)
-    masks = []
-    for kind, *numbers in torch.rand(count, 5, generator=random).tolist():
-        if kind < 0.15:
-            mask = (torch.rand(size, size, generator=random) > numbers[0] * 0.8).float()
-        elif kind < 0.3:
-            half = (rows < size // 2) == (numbers[0] < 0.5)
-            mask = (half[:, None] if numbers[1] < 0.5 else half[None]).expand(size, size).float()
-        else:
-            sides = [round((1 + 4 * number) / 8 * size) for number in numbers[:2]]
-            starts = [int(number * (size - side + 1)) for number, side in zip(numbers[2:], sides, strict=True)]
-            inside = [(rows >= start) & (rows < start + side) for start, side in zip(starts, sides, strict=True)]
-            mask = 1 - (inside[0][:, None] & inside[1][None]).float()
-        masks.append(mask)
-    return torch.stack(masks)[:, None]
+def read_z(path, z_size):
+    """A z file as (N, z_size). InputError: none, of another size, or numbers that are none or beyond [-1, 1]."""
+    try:
+        z = np.atleast_2d(np.load(path, allow_pickle=False)).astype(np.float32)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        raise InputError(f"{path} is no z file: {error}") from None
+    if z.ndim != 2 or z.shape[1] != z_size or len(z) == 0:
+        raise InputError(f"{path} has shape {z.shape}: expected (N, {z_size})")
+    if not (np.abs(z) <= 1.0001).all():
+        raise InputError(f"{path}: expected numbers from -1 to 1")
+    return torch.from_numpy(z)
 
 
-def poisson(faces, pictures, hole, guess=None, pull=0.0):
-    """Poisson blending (Perez et al. 2003): faces in the hole of pictures, colours fitted to what surrounds it.
-
-    faces, pictures: (N, 3, S, S) in any range; hole: (S, S) bool. The hole keeps the gradients of the face: what is
-    added to it is the harmonic extension of the difference around the hole, free at the picture's border. Pixels
-    outside the hole stay as they are; what the hole hides is not read. (cv2.seamlessClone, with the hole as its mask,
-    left the colours at its edge as they were.)
-
-    guess: pictures (N, 3, S, S) that the colours in the hole are drawn to as well, screened Poisson blending (Bhat et
-    al. 2008), with the weight pull: coarse structure, more than about 1 / sqrt(pull) pixels wide, comes from the guess,
-    detail from the face. Gradients flow to faces.
-    """
-    if hole.all() or not hole.any():
-        return torch.where(hole, faces, pictures)
-    difference = (pictures - faces) * ~hole
-    count = int(hole.sum())
-    number = torch.zeros_like(hole, dtype=torch.long)
-    number[hole] = torch.arange(count, device=hole.device)
-    # For each pixel of the hole: (count of neighbours + pull) added - sum of hole neighbours' = sum of known
-    # neighbours' + pull (guess - face).
-    system = torch.eye(count, device=hole.device) * pull
-    known = pull * (guess - faces)[..., hole] if pull else torch.zeros_like(faces[..., hole])
-    for axis, by in ((0, 1), (0, -1), (1, 1), (1, -1)):
-        there = torch.ones_like(hole)
-        there.select(axis, 0 if by == 1 else -1).zero_()  # its neighbour would lie outside the picture
-        rows, moved = number[hole & there], partial(torch.roll, shifts=by)
-        system[rows, rows] += 1
-        within = hole & there & moved(hole, dims=axis)
-        system[number[within], moved(number, dims=axis)[within]] -= 1
-        known = known.index_add(2, rows, moved(difference, dims=axis - 2)[..., hole & there])
-    added = torch.linalg.solve(system, known.flatten(0, 1).T).T.unflatten(0, known.shape[:2])
-    return pictures.masked_scatter(hole, faces[..., hole] + added)
-
-
-def blend(faces, pictures, hole, guess=None, pull=0.0):
-    """`poisson` of uint8 pictures (N, S, S, 3), 64 at a time; hole: (S, S) bool array."""
-    hole, made = torch.as_tensor(hole), []
-    for start in range(0, len(faces), 64):
-        parts = [torch.from_numpy(np.ascontiguousarray(part[start : start + 64])).permute(0, 3, 1, 2).float()
-                 for part in (faces, pictures, pictures if guess is None else guess)]  # fmt: skip
-        made.append(poisson(*parts[:2], hole, parts[2], pull).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy())
-    return np.concatenate(made)
+def embed(args, model, paths):
+    """z (N, z_size) of pictures and z files, in their order, and a name for each."""
+    codes, names = [], []
+    photos = [path for path in paths if Path(path).suffix != ".npy"]
+    if photos and len(photos) == len(paths):
+        images, names = load_pictures(args, model.device, photos)
+        codes = [find_z(args, model, to_tensor(images, model.device))[0]]
+    elif photos:  # some of each: one by one, to keep their order
+        found = [embed(args, model, [path]) for path in paths]
+        codes, names = [z for z, _ in found], [name for _, more in found for name in more]
+    else:
+        for path in paths:
+            codes.append(read_z(path, args.z_size).to(model.device))
+            names += [f"{Path(path).stem}_{i}" for i in range(len(codes[-1]))]
+    return torch.cat(codes), plain_names([f"{name}.png" for name in names])

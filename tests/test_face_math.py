@@ -16,13 +16,17 @@ from conftest import ROOT
 from PIL import Image
 
 from benchmarks import holes
-from common.celeba import ATTRIBUTES
+from common.celeba import ATTRIBUTES, CelebA, to_tensor, to_uint8
+from common.photos import InputError
+from face_math import compare
 from face_math import main as script
-from face_math.baselines import components, fill_linearly, linear_reconstructions
-from face_math.guess import Guess
-from face_math.model import Discriminator, Encoder, Generator, draw_z
-from face_math.projection import blend, contextual_loss, make_hole, perceptual_loss, poisson, random_holes, search
-from face_math.vectors import fit_vectors, yaw
+from face_math.arithmetic import fit_vectors, yaw
+from face_math.gan import discriminator_loss, generator_loss, r1_penalty
+from face_math.holes import blend, make_hole, poisson, random_holes
+from face_math.loading import training_faces
+from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
+from face_math.plumbing import read_checkpoint
+from face_math.projection import contextual_loss, perceptual_loss, search
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -105,7 +109,7 @@ def test_gradient_reaches_every_parameter(size, kernel, norm):
     discriminator, encoder = Discriminator(size, 2, kernel, norm), Encoder(7, size, 2, kernel, norm)
     x = generator(draw_z(4, 7))
     assert x.shape == (4, 3, size, size)
-    (script.g_loss(discriminator(x)) + encoder(x).square().sum()).backward()
+    (generator_loss(discriminator(x)) + encoder(x).square().sum()).backward()
     for network in (generator, discriminator, encoder):
         for name, parameter in network.named_parameters():
             before_norm = name.endswith("bias") and norm  # what the norm behind it takes away
@@ -124,22 +128,22 @@ def test_a_kernel_of_four_builds_in_no_checkerboard():
 def test_losses_by_hand():
     real, fake = torch.tensor([[2.0], [0.0]]), torch.tensor([[-1.0], [1000.0]])
     expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2 + (math.log(1 + math.exp(-1)) + 1000) / 2
-    assert script.d_loss(real, fake).item() == pytest.approx(expected)
-    assert script.g_loss(fake).item() == pytest.approx(math.log(1 + math.exp(1)) / 2)
+    assert discriminator_loss(real, fake).item() == pytest.approx(expected)
+    assert generator_loss(fake).item() == pytest.approx(math.log(1 + math.exp(1)) / 2)
     weight = torch.arange(12.0).view(3, 2, 2)
-    penalty = script.r1_penalty(lambda x: (x * weight).sum((1, 2, 3)), torch.rand(5, 3, 2, 2))
+    penalty = r1_penalty(lambda x: (x * weight).sum((1, 2, 3)), torch.rand(5, 3, 2, 2))
     assert penalty.item() == pytest.approx(sum(i * i for i in range(12)))
-    assert script.kl_divergence(torch.ones(2, 6), torch.zeros(2, 6)).tolist() == [3, 3]
-    assert script.kl_divergence(torch.zeros(1, 1), torch.tensor([[math.log(4)]])).item() == pytest.approx(
+    assert kl_divergence(torch.ones(2, 6), torch.zeros(2, 6)).tolist() == [3, 3]
+    assert kl_divergence(torch.zeros(1, 1), torch.tensor([[math.log(4)]])).item() == pytest.approx(
         (4 - math.log(4) - 1) / 2)  # fmt: skip
 
 
 def test_prior_distance_is_that_of_the_sorted_projections():
     z_hat, z = torch.tensor([[0.0, 5], [1, 5], [2, 5]]), torch.tensor([[2.5, 0], [0.5, 0], [1.5, 0]])
-    assert script.prior_distance(z_hat, z, torch.tensor([[3.0], [0.0]])).item() == pytest.approx(0.25)
+    assert prior_distance(z_hat, z, torch.tensor([[3.0], [0.0]])).item() == pytest.approx(0.25)
     z = draw_z(500, 4)
     axes = torch.randn(4, 32)
-    assert script.prior_distance(z[torch.randperm(500)], z, axes) < 1e-6 < script.prior_distance(0.5 * z, z, axes)
+    assert prior_distance(z[torch.randperm(500)], z, axes) < 1e-6 < prior_distance(0.5 * z, z, axes)
 
 
 def test_z_is_uniform():
@@ -291,9 +295,9 @@ def test_vectors_by_means_and_by_regression():
     assert list(apart) == ["Smiling", "Turn"] and apart["Smiling"].tolist() == pytest.approx([1, 0, 0], abs=0.1)
     for vectors in (means, apart):
         assert vectors["Turn"].tolist() == pytest.approx([0, 0, 0.5], abs=0.1), "a unit is one standard deviation"
-    with pytest.raises(script.InputError, match="Bald"):
+    with pytest.raises(InputError, match="Bald"):
         fit_vectors(records, rows, z, ["Bald"], "mean")
-    with pytest.raises(script.InputError, match="list_attr"):
+    with pytest.raises(InputError, match="list_attr"):
         fit_vectors(SimpleNamespace(attributes=None), rows, z, ["Smiling"], "mean")
 
 
@@ -302,7 +306,7 @@ def test_yaw_from_landmarks_and_from_the_detector(faces):
     assert yaw(records, np.arange(10)) == pytest.approx((records.landmarks[:, 2, 0] - 80) / 40, abs=1e-5)
     pictures = [cv2.resize(np.asarray(Image.open(path))[20:198], (96, 96), interpolation=cv2.INTER_AREA)
                 for path in sorted((faces / "img_align_celeba").iterdir())[:40]]  # fmt: skip
-    data = script.CelebA(faces)
+    data = CelebA(faces)
     drawn = SimpleNamespace(landmarks=data.landmarks)
     seen = SimpleNamespace(landmarks=None, images=np.stack(pictures))
     true, found = yaw(drawn, np.arange(40)), yaw(seen, np.arange(40))
@@ -315,18 +319,18 @@ def test_baselines_against_numpy():
     rng = np.random.default_rng(0)
     images = (rng.normal(size=(80, 6)) @ rng.normal(size=(6, 3 * 16 * 16)) * 12 + 128).clip(0, 255).astype(np.uint8)
     records = SimpleNamespace(images=images.reshape(80, 16, 16, 3))
-    x = script.to_tensor(records.images)
+    x = to_tensor(records.images)
     flat = x.flatten(1).numpy()
     mean, axes = components(x.flatten(1), 4)
     _, _, v = np.linalg.svd(flat - flat.mean(0), full_matrices=False)
     assert np.allclose(np.abs(axes.numpy() @ v[:4].T), np.eye(4), atol=2e-2)
     assert np.allclose(mean, flat.mean(0), atol=1e-5)
-    made = linear_reconstructions(records, np.arange(80), x, (2, 6))
+    made = compare.linear_reconstructions(training_faces(records, np.arange(80)), x, (2, 6))
     errors = [(pictures - x).square().mean().item() for pictures in made.values()]
     assert list(made) == ["mean face", "PCA, 2 numbers", "PCA, 6 numbers"] and errors == sorted(errors)[::-1]
     assert errors[2] < 0.01 * errors[0]
     hole = make_hole("center", 16)
-    filled = fill_linearly(records, np.arange(80), x, hole, 30)
+    filled = holes.fill_linearly(training_faces(records, np.arange(80)), x, hole, 30)
     for name, limit in (("mean face", math.inf), ("linear prediction", 0.15)):
         assert (filled[name][:, :, ~hole] == x[:, :, ~hole]).all(), name
         assert (filled[name] - x)[:, :, hole].square().mean() < limit * x[:, :, hole].var(0).mean(), name
@@ -336,7 +340,7 @@ def test_a_guess_is_what_a_linear_model_knows():
     """Faces of five numbers: the surround tells all of them, at any shape of the hole; what it hides is not read."""
     rng = np.random.default_rng(0)
     images = (rng.normal(size=(200, 5)) @ rng.normal(size=(5, 3 * 16 * 16)) * 12 + 128).clip(0, 255).astype(np.uint8)
-    x = script.to_tensor(images.reshape(200, 16, 16, 3))
+    x = to_tensor(images.reshape(200, 16, 16, 3))
     guess = Guess(16, 5)
     guess.fit(x[:150].flatten(1))
     for kind in ("center", "left", "random"):
@@ -382,7 +386,7 @@ def test_tensorboard_charts(trained):
     for name in ("faces_32", "faces_32_vae"):
         curve = tags[name].Scalars("loss/rec")
         assert curve[-1].value < curve[0].value, "it learns"
-    best = script.read_checkpoint(trained[0] / "models/faces_32.pt")["state"]
+    best = read_checkpoint(trained[0] / "models/faces_32.pt")["state"]
     curve = tags["faces_32"].Scalars("sliced_wasserstein")
     assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
 
@@ -424,6 +428,7 @@ def test_two_processes_stay_equal(faces, home):
         "import sys, torch\n"
         "import torch.distributed as dist\n"
         f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from face_math import filler\n"
         "from face_math import main as script\n"
         "keep = script.update_ema\n"
         "def check(ema, module, *rest):\n"
@@ -433,7 +438,7 @@ def test_two_processes_stay_equal(faces, home):
         "    dist.all_gather(theirs, mine)\n"
         "    assert torch.equal(*theirs), 'the processes drift apart'\n"
         "    print('equal weights', flush=True)\n"
-        "script.update_ema = check\n"
+        "script.update_ema = filler.update_ema = check\n"
         "script.main()\n"
     )
     (home / "both.py").write_text(code)
@@ -446,7 +451,7 @@ def test_two_processes_stay_equal(faces, home):
         process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("equal weights") == 2 * 2 * 3 and process.stdout.count("trained 3 of") == 1
-        assert script.read_checkpoint(home / f"models/{name}.pt")["state"]["step"] == 3
+        assert read_checkpoint(home / f"models/{name}.pt")["state"]["step"] == 3
 
 
 def test_collapse_is_warned_about(faces, home, capsys):
@@ -479,22 +484,22 @@ def test_starting_from_a_trained_gan(trained, faces, home, capsys):
     source = trained[0] / "checkpoint/faces_32/last.pt"
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--recipe=best", "--steps=1", "--start_from", source]
     assert call(*flags, "--lambda_rec=1", "--learning_rate=1e-12") == 0
-    before, after = (script.read_checkpoint(path / "checkpoint/faces_32/last.pt") for path in (trained[0], home))
+    before, after = (read_checkpoint(path / "checkpoint/faces_32/last.pt") for path in (trained[0], home))
     for part in ("generator", "discriminator", "encoder"):
         for name, value in before[part].items():
             counted = "running" in name or "num_batches" in name  # by batch norm
             assert counted or torch.allclose(value, after[part][name], atol=1e-9), name
     assert call(*flags, "--width=5", "--checkpoint_dir", home / "other", "--model_path", home / "other") == 2
-    assert "of another shape" in capsys.readouterr().err
+    assert "another shape" in capsys.readouterr().err
 
 
 def test_the_filler_goes_on_from_the_gan(trained):
     """All three networks learn, in copies: what it began with stays as it was, and it says whose it is."""
-    gan = script.read_checkpoint(trained[0] / "checkpoint/faces_32/last.pt")
-    encoder = script.read_checkpoint(trained[0] / "models/faces_32_encoder.pt")
-    filler = script.read_checkpoint(trained[0] / "checkpoint/faces_32_filler/last.pt")
+    gan = read_checkpoint(trained[0] / "checkpoint/faces_32/last.pt")
+    encoder = read_checkpoint(trained[0] / "models/faces_32_encoder.pt")
+    filler = read_checkpoint(trained[0] / "checkpoint/faces_32_filler/last.pt")
     assert filler["args"]["inverts"] == encoder["args"]["inverts"]
-    for name, before in (("generator", script.read_checkpoint(trained[0] / "models/faces_32.pt")["generator"]),
+    for name, before in (("generator", read_checkpoint(trained[0] / "models/faces_32.pt")["generator"]),
                          ("discriminator", gan["discriminator"]), ("encoder", encoder["encoder"])):  # fmt: skip
         for key, value in before.items():
             counted = "running" in key or "num_batches" in key  # by batch norm, which it leaves as it is
@@ -549,7 +554,7 @@ def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path)
     generator = Generator(8, 32, 4, 4)
     generator.load_state_dict(content["generator"])
     with torch.no_grad():
-        pictures = script.to_uint8(generator.eval()(torch.from_numpy(z)))
+        pictures = to_uint8(generator.eval()(torch.from_numpy(z)))
     x, x_hat = (np.stack([np.asarray(Image.open(out / row[kind])) for row in rows]) for kind in ("source", "file"))
     assert np.abs(pictures.astype(int) - x_hat).max() <= 1
     errors = ((x_hat / 255 - x / 255) ** 2).mean((1, 2, 3))
@@ -689,14 +694,11 @@ def test_arithmetic_with_attributes(copied, faces, tmp_path, capsys):
     assert call("--dataset_name=faces", *flags, "--out_dir", tmp_path / "b") == 0, "the vectors are kept"
 
 
-def test_comparing(trained, faces, tmp_path, capsys):
+def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
     flags = ["--dataset_dir", faces, "--run=compare", *VERB, *places(trained[0]), "--attributes=Smiling,Turn"]
-    keep = script.SEARCHES
-    script.SEARCHES = {recipe: {**how, "n_iter": 3} for recipe, how in keep.items()}
-    try:
-        assert call(*flags, "--out_dir", tmp_path / "out") == 0
-    finally:
-        script.SEARCHES = keep
+    short = {recipe: {**how, "n_iter": 3} for recipe, how in compare.SEARCHES.items()}
+    monkeypatch.setattr(compare, "SEARCHES", short)
+    assert call(*flags, "--out_dir", tmp_path / "out") == 0
     rows = table(tmp_path / "out/table.tsv")
     methods = ["GAN, projection", "GAN, encoder alone", "GAN, encoder and search", "VAE"]
     assert [row["method"] for row in rows] == ["mean face", "PCA, 32 numbers", "PCA, 64 numbers", "PCA, 100 numbers",
@@ -710,7 +712,7 @@ def test_comparing(trained, faces, tmp_path, capsys):
             for row in listed:
                 assert (tmp_path / "out" / folder / row["file"]).exists()
                 assert (tmp_path / "out" / folder / row.get("source", row["file"])).exists()
-    labels = script.CelebA(faces)
+    labels = CelebA(faces)
     smiles = dict(zip(labels.files, labels.attributes[:, ATTRIBUTES.index("Smiling")], strict=True))
     for row in table(tmp_path / "out/vae/edits.tsv"):
         name = row["file"].removeprefix("edits/Smiling_").replace(".png", ".jpg")
@@ -728,7 +730,6 @@ def test_comparing(trained, faces, tmp_path, capsys):
     (["--flip=maybe"], "expected True or False"),
     (["--momentum=1"], "less than 1"),
     (["--lam=nan"], "--lam"),
-    (["--holes=2"], "share"),
     (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
     (["--dataset_name=a/b"], "plain name"),
     (["--run=projct"], "--run"),

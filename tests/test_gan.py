@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from face_math.main import diff_augment, diversity, sliced_wasserstein
+from face_math.gan import diff_augment, diversity, sliced_wasserstein
 
 
 def pictures(count=64, size=64):

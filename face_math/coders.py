@@ -1,0 +1,131 @@
+"""Further trainings: an encoder that inverts the GAN's generator, and the VAE that both are compared with."""
+
+import torch
+import torch.nn.functional as F
+
+from common.celeba import batches
+from face_math.holes import make_hole, random_holes
+from face_math.loading import beside, generate, load_records, make_encoder, make_vae, repeat, split
+from face_math.model import draw_z, kl_divergence
+from face_math.plumbing import Journal, descend, make_ema, psnr, setup, slice_of, update_ema
+from face_math.sheets import show_repeated
+from face_math.trained import load_model, take_shape
+
+HOLES = 0.5  # train_encoder: the share of faces that are shown with a hole
+LAMBDA_KL = 0.1  # train_vae: weight of the divergence of all numbers, by the squared error of all
+
+
+def train_encoder(args):
+    """Train an encoder to invert the GAN's generator, which is left as it is.
+
+    It learns from generated faces (give z back) and from real ones (the generator has to repeat them), some of them
+    with a hole, so that it can also start the search that fills one.
+    """
+    device, autocast, rank, world = setup(args)
+    gan = load_model(args, device, autocast)
+    take_shape(args, gan)
+
+    # Data
+    records = load_records(args, device, rank)
+    rows, x_real = split(args, records, device)
+    mine = slice_of(args.batch_size, rank, world)
+
+    # Networks
+    generator, encoder = gan.generator, (gan.encoder or make_encoder(args)).requires_grad_(True)
+    encoder.to(device, memory_format=torch.channels_last)
+    ema = make_ema(encoder)
+    shown = ema if args.show_ema else encoder
+    optimizer = torch.optim.Adam(encoder.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
+
+    # Logbook
+    parts = dict(encoder=encoder, ema_encoder=ema, optimizer=optimizer)
+    about = f"{len(rows)} training and {len(x_real)} validation faces"
+    facts = dict(data=records.describe(), inverts=gan.version)
+    flags, name = beside(args, "_encoder")
+    journal = Journal(flags, name, parts, len(rows), about, facts, device, rank)
+    stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
+
+    for step in journal.steps():
+        x, _ = next(stream)
+        # Every process draws the whole batch's numbers and takes its slice.
+        z = draw_z(args.batch_size, args.z_size)[mine].to(device)
+        known = random_holes(args.batch_size, args.image_size)
+        known[torch.rand(args.batch_size) >= HOLES] = 1
+
+        # Encoder: the z of a generated face, and one that gives the real face, hole or not
+        encoder.train()
+        with autocast():
+            x_fake = gan.decode(z)
+            z_hat = encoder(torch.cat([x * known[mine].to(device), x_fake])).float()
+            x_hat = generator(z_hat[: len(x)]).float()
+        rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_hat[len(x) :], z)
+        descend(args.lambda_rec * rec_loss + z_loss, optimizer)
+        update_ema(ema, encoder, step)
+
+        # What is due: numbers, a sheet, a checkpoint
+        journal.add(rec=rec_loss, z=z_loss)
+        found = {}
+        if rank == 0 and journal.sheet_due:
+            hidden = x_real[:32] * ~make_hole("center", args.image_size).to(device)
+            x_hat, filled = (repeat(generator, shown, x, autocast) for x in (x_real, hidden))
+            found = show_repeated(journal, x_real, x_hat, {"With a hole": hidden, "Filled": filled})
+        journal.save({"encoder": shown}, **found)
+    journal.close(said)
+
+
+def train_vae(args):
+    """Train the VAE: an encoder like the discriminator and the GAN's generator, together, from nothing."""
+    device, autocast, rank, world = setup(args)
+
+    # Data
+    records = load_records(args, device, rank)
+    rows, x_real = split(args, records, device)
+    mine = slice_of(args.batch_size, rank, world)
+
+    # Networks
+    networks = make_vae(args)
+    for network in networks.values():
+        network.to(device, memory_format=torch.channels_last)
+    generator, encoder = networks.values()
+    emas = {name: make_ema(network) for name, network in networks.items()}
+    shown = emas if args.show_ema else networks
+    parameters = [*encoder.parameters(), *generator.parameters()]
+    optimizer = torch.optim.Adam(parameters, args.learning_rate, (args.beta1, 0.999), fused=True)
+
+    # Logbook
+    parts = networks | {f"ema_{name}": ema for name, ema in emas.items()} | dict(optimizer=optimizer)
+    about = f"{len(rows)} training and {len(x_real)} validation faces"
+    flags, name = beside(args, "_vae")
+    journal = Journal(flags, name, parts, len(rows), about, dict(data=records.describe()), device, rank)
+    z_fixed = torch.randn(64, args.z_size, generator=torch.Generator().manual_seed(args.seed)).to(device)
+    stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
+
+    for step in journal.steps():
+        x, _ = next(stream)
+        noise = torch.randn(args.batch_size, args.z_size)[mine].to(device)
+
+        # Encoder and generator: the face again, at little divergence from N(0, 1)
+        encoder.train()
+        generator.train()
+        with autocast():
+            mean, log_variance = encoder(x).float().chunk(2, 1)
+            x_hat = generator(mean + noise * (log_variance / 2).exp()).float()
+        rec_loss, kl_loss = F.mse_loss(x_hat, x), kl_divergence(mean, log_variance).mean()
+        descend(rec_loss + LAMBDA_KL * kl_loss / x[0].numel(), optimizer)
+        for name, ema in emas.items():
+            update_ema(ema, networks[name], step)
+
+        # What is due: numbers, a sheet, a checkpoint
+        journal.add(rec=rec_loss, kl=kl_loss)
+        found = {}
+        if rank == 0 and journal.sheet_due:
+            x_hat = repeat(shown["generator"], shown["encoder"], x_real, autocast)
+            drawn = generate(shown["generator"], z_fixed, autocast)
+            found = show_repeated(journal, x_real, x_hat, {"Drawn": drawn})
+        journal.save(shown, **found)
+    journal.close(said)
+
+
+def said(error):
+    """How the best validation error reads."""
+    return f"validation MSE {error:.4f} in [-1, 1], {psnr(error):.2f} dB"

@@ -1,0 +1,103 @@
+"""A further training: what fills holes. All three networks of the GAN go on, for the sake of holes alone."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from common.celeba import batches
+from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from face_math.holes import PULL, make_hole, poisson, random_holes
+from face_math.loading import beside, load_records, make_encoder, repeat, split, training_faces
+from face_math.model import Guess
+from face_math.plumbing import Journal, descend, make_ema, setup, slice_of, update_ema
+from face_math.sheets import show_filled
+from face_math.trained import load_model, take_shape
+
+
+def train_filler(args):
+    """Train encoder and generator to fill the hole of a face, in which they see a linear guess.
+
+    What they fill it with is to be near the truth, and such that the discriminator takes the completed face for real.
+    """
+    device, autocast, rank, world = setup(args)
+    gan = load_model(args, device, autocast)
+    take_shape(args, gan)
+
+    # Data
+    records = load_records(args, device, rank)
+    rows, x_real = split(args, records, device)
+    mine = slice_of(args.batch_size, rank, world)
+
+    # Networks
+    networks = dict(encoder=gan.encoder or make_encoder(args), generator=gan.generator)
+    for network in networks.values():
+        network.requires_grad_(True).to(device, memory_format=torch.channels_last)
+    encoder, generator = networks.values()
+    discriminator = gan.discriminator.requires_grad_(True).train()
+    guess = Guess(args.image_size, min(300, len(rows) - 1)).to(device)
+    emas = {name: make_ema(network) for name, network in networks.items()}
+    shown = emas if args.show_ema else networks
+    parameters = [*encoder.parameters(), *generator.parameters()]
+    betas = args.beta1, 0.999
+    g_optimizer = torch.optim.Adam(parameters, args.learning_rate, betas, fused=True)
+    d_optimizer = torch.optim.Adam(discriminator.parameters(), args.learning_rate * args.d_rate, betas, fused=True)
+
+    # Logbook
+    parts = networks | {f"ema_{name}": ema for name, ema in emas.items()}
+    parts |= dict(discriminator=discriminator, guess=guess, optimizer=g_optimizer, d_optimizer=d_optimizer)
+    about = f"{len(rows)} training and {len(x_real)} validation faces"
+    facts = dict(data=records.describe(), inverts=gan.version)
+    flags, name = beside(args, "_filler")
+    journal = Journal(flags, name, parts, len(rows), about, facts, device, rank)
+    if journal.fresh:
+        guess.fit(training_faces(records, rows))
+    center = make_hole("center", args.image_size).to(device)
+    stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
+
+    def judge(x, numbers):
+        return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
+
+    for step in journal.steps():
+        x, _ = next(stream)
+        hole = random_holes(1, args.image_size)[0, 0].to(device) == 0  # one for all of the step's faces
+        hole = hole if step % 2 and hole.any() else center
+        numbers = torch.rand(2, 7, args.batch_size)[:, :, mine].to(device)
+        numbers[:, 5:] = 2  # diff_augment's own hole lies outside the picture: this is about what fills the other
+
+        guessed = guess(x, hole)
+        encoder.train()
+        generator.eval()  # keeps the batch norm that it was trained with
+        with autocast():
+            face = generator(encoder(guessed)).float()
+        completed = poisson(face, x, hole, guessed, PULL)
+
+        # 1. Discriminator: tell real from completed
+        discriminator.requires_grad_(True)
+        with autocast():
+            d_loss = discriminator_loss(judge(x, numbers[0]), judge(completed.detach(), numbers[1]))
+        total = d_loss
+        if args.lambda_r1 and step % R1_EVERY == 0:
+            total = total + args.lambda_r1 / 2 * R1_EVERY * r1_penalty(partial(judge, numbers=numbers[0]), x)
+        descend(total, d_optimizer)
+
+        # 2. Encoder and generator: pass for real, near what the hole hides, and a face of its surround
+        discriminator.requires_grad_(False)
+        with autocast():
+            g_loss = generator_loss(judge(completed, numbers[1]))
+        rec_loss = F.mse_loss(completed[..., hole], x[..., hole])
+        descend(g_loss + args.lambda_rec * (rec_loss + 0.2 * F.mse_loss(face, x)), g_optimizer)
+        for name, ema in emas.items():
+            update_ema(ema, networks[name], step)
+
+        # What is due: numbers, a sheet, a checkpoint
+        journal.add(rec=rec_loss, g=g_loss, d=d_loss)
+        found = {}
+        if rank == 0 and journal.sheet_due:
+            guessed = guess(x_real, center)
+            face = repeat(generator, shown["encoder"], guessed, autocast)
+            found = show_filled(
+                journal, x_real, guessed, poisson(face, x_real, center, guessed, PULL).clamp(-1, 1), center
+            )
+        journal.save(shown | {"guess": guess}, **found)
+    journal.close("lowest distance {:.4f}".format)

@@ -1,0 +1,132 @@
+"""What training and the verbs of face_math both need: places, records, pictures, networks."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from common import celeba
+from common.celeba import SQUARE, load_faces, subset, to_tensor
+from common.mtcnn import MTCNN
+from common.photos import InputError, name_outputs
+from face_math.model import Discriminator, Encoder, Generator
+from face_math.plumbing import fill, in_chunks, output_folder, place, read_checkpoint
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Places and data
+
+
+def beside(args, part=""):
+    """Flags and name of the run that trains a part: "" is the GAN, "_encoder", "_filler", "_vae" stand beside it.
+
+    The name is that of checkpoint, model and samples; a --model_path that is a file is the GAN's, and the part's file
+    has its name and the part's.
+    """
+    path = Path(args.model_path)
+    path = path.with_name(f"{path.stem}{part}.pt") if path.suffix == ".pt" else path
+    flags = argparse.Namespace(**vars(args) | {"model_path": str(path)})
+    return flags, f"{args.dataset_name}_{args.image_size}{part}"
+
+
+def results_folder(args):
+    """Where a verb writes: see `output_folder`."""
+    return output_folder(args, place(args, "samples", beside(args)[1]))
+
+
+def load_records(args, device, rank=0):
+    """The data set's faces, the square in the middle of CelebA's aligned pictures, packed once."""
+    return celeba.load_records(args, SQUARE, (args.image_size,) * 2, device, rank)
+
+
+def split(args, records, device):
+    """The rows that are trained on, and (at most 500) validation faces (N, 3, S, S). InputError: too few of them."""
+    rows, validation_rows = training_rows(args, records), records.rows("validation")[:500]
+    if len(rows) == 0 or len(validation_rows) < 2:
+        raise InputError(f"{len(records.names)} usable pictures are too few to train and to validate with")
+    return rows, to_tensor(records.images[validation_rows], device)
+
+
+def training_rows(args, records):
+    """The rows of the training faces, as many as --train_size says."""
+    return subset(records.rows("train"), args.train_size, args.seed)
+
+
+def training_faces(records, rows):
+    """At most 1 GB of the training faces as (N, 3 S S), in [-1, 1]: what linear models are fitted to."""
+    rows = subset(rows, max(1, 2**28 // records.images[0].size))
+    return to_tensor(records.images[rows]).flatten(1)
+
+
+def load_pictures(args, device, paths=None):
+    """Photos, or without any the first --count test faces: images (N, S, S, 3) uint8 and their names, which differ."""
+    if paths:
+        images, names, skipped = load_faces(paths, SQUARE, (args.image_size,) * 2, MTCNN(device))
+        for name, reason in skipped:
+            print(f"skipped {name}: {reason}")
+    else:
+        records = load_records(args, device)
+        rows = records.rows("test")[: args.count]
+        if len(rows) == 0:
+            raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
+        images, names = records.images[rows], [records.names[row] for row in rows]
+    return images, plain_names(names)
+
+
+def plain_names(names):
+    """Names for what is made of pictures: without folders and suffixes, and all different."""
+    return [stem.replace("/", "_") for stem in name_outputs(names)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+
+
+@torch.no_grad()
+def generate(generator, z, autocast):
+    """z (N, z_size) -> pictures (N, 3, S, S) in [-1, 1], in chunks, in eval mode."""
+    generator.eval()
+    with autocast():
+        return torch.cat([generator(z[part]) for part in in_chunks(z)]).float()
+
+
+@torch.no_grad()
+def encode(encoder, x, autocast):
+    """Pictures (N, 3, S, S) -> z (N, z_size), in chunks, in eval mode; of a VAE's encoder mean and log variance."""
+    encoder.eval()
+    with autocast():
+        return torch.cat([encoder(x[part]) for part in in_chunks(x)]).float()
+
+
+def repeat(generator, encoder, x, autocast):
+    """Pictures (N, 3, S, S) as the generator makes them of the encoder's z, of a VAE's the mean; in eval mode."""
+    return generate(generator, encode(encoder, x, autocast)[:, : generator.fc.in_features], autocast)
+
+
+def make_generator(flags):
+    """A generator of the shape that the flags of a run describe."""
+    return Generator(flags.z_size, flags.image_size, flags.width, flags.kernel)
+
+
+def make_discriminator(flags, outputs=1):
+    """A discriminator of that shape."""
+    return Discriminator(flags.image_size, flags.width, flags.kernel, flags.d_batch_norm, outputs)
+
+
+def make_encoder(flags):
+    """An encoder of that shape."""
+    return Encoder(flags.z_size, flags.image_size, flags.width, flags.kernel, flags.d_batch_norm)
+
+
+def make_vae(flags):
+    """The networks of a VAE of that shape, by name: a generator, and an encoder to mean and log variance of z."""
+    return dict(generator=make_generator(flags), encoder=make_discriminator(flags, 2 * flags.z_size))
+
+
+def start_from(path, networks):
+    """Take the weights of networks, by name, from a GAN trained with other flags or on other faces.
+
+    InputError: it is of another shape, or has no encoder where one is to be trained.
+    """
+    content = read_checkpoint(Path(path))
+    for name, network in networks.items():
+        fill(network, content, name if name in content else name.removeprefix("ema_"), path)
