@@ -83,8 +83,11 @@ def load_model(args):
     device, autocast, *_ = setup(args)
     path, content = find_model(args, run_name(args))
     flags, state = content["args"], content["state"]
-    part = "ema" if flags["show_ema"] and "ema" in content else "model"
-    model = fill(make_model(flags, len(state.get("people", [""]))), content, part, path)
+    try:
+        part = "ema" if flags["show_ema"] and "ema" in content else "model"
+        model = fill(make_model(flags, len(state.get("people", [""]))), content, part, path)
+    except (KeyError, AttributeError):  # flags that this project's models have
+        raise InputError(f"{path} is no model of this project") from None
     print(f"model {path}: step {state['step']}, {flags['embed_size']} numbers, {flags['recipe']} recipe")
     return model.to(device, memory_format=torch.channels_last).eval(), device, autocast, state
 

@@ -211,12 +211,12 @@ def mean_of_processes(x):
     return x
 
 
-def make_adam(parameters, rate, beta1):
-    """Adam with beta2 0.999, fused; on CUDA as a graph needs it: all that changes, the rate too, are tensors there."""
+def make_adam(parameters, rate, beta1, beta2=0.999):
+    """Adam, fused; on CUDA as a graph needs it: all that changes, the rate too, are tensors there."""
     parameters = list(parameters)
     device = parameters[0].device
     rate = torch.tensor(rate, device=device) if device.type == "cuda" else rate
-    return torch.optim.Adam(parameters, rate, (beta1, 0.999), fused=True, capturable=device.type == "cuda")
+    return torch.optim.Adam(parameters, rate, (beta1, beta2), fused=True, capturable=device.type == "cuda")
 
 
 def set_rate(optimizer, rate):

@@ -105,6 +105,8 @@ def test_main_is_read_in_one_sitting(project):
     text = (ROOT / project / "main.py").read_text(encoding="utf-8")
     assert text.count("\n") <= 360
     assert re.findall(r"^# -{20,}\n# (\w[\w ]*)", text, re.M) == SECTIONS
+    first = "import signal\n\nsignal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports"
+    assert first in text[: text.index("import torch")], "Ctrl-C during the imports leaves no traceback"
     for path in (ROOT / project).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef):

@@ -1,0 +1,273 @@
+"""plumbing.py, one file that stands in all five projects (tests/test_parallel.py): flags, checkpoints, the logbook."""
+
+import argparse
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+
+from common.photos import InputError
+from hyperencoder import plumbing
+
+PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_makeover", "face_math")]
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (plumbing.positive, "3", ("0", "-1", "1.5", "x", "")),
+        (plumbing.natural, "0", ("-1", "1.5", "nan")),
+        (plumbing.rate, "1e-4", ("0", "-1", "nan", "inf", "x")),
+        (plumbing.weight, "0", ("-0.1", "nan", "inf")),
+        (plumbing.decay, "0.99", ("1", "-0.1", "nan")),
+        (plumbing.share, "1", ("1.01", "-0.1", "nan")),
+    ],
+)
+def test_number_types_say_what_they_expect(kind, good, bad):
+    assert kind(good) == float(good)
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match="expected"):
+            kind(text)
+
+
+def test_what_shapes_a_run_follows_from_the_groups():
+    from hyperencoder.main import parse_args
+
+    args = parse_args(["--dataset_name=a"])
+    assert {"embed_size", "recipe", "seed", "learning_rate", "train_size", "people"} <= set(args.shaping)
+    assert not {"epoch", "steps", "patience", "device", "images", "sample_every", "run"} & set(args.shaping)
+
+
+# Set-up
+
+
+def test_fp32_is_fp32():
+    """--precision fp32 allows no TF32, neither in matrix products nor in convolutions."""
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        args = argparse.Namespace(device="cpu", precision="fp32", seed=0)
+        torch.backends.cudnn.allow_tf32 = True
+        plumbing.setup(args)
+        assert not torch.backends.cudnn.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.backends.cudnn.allow_tf32 = before[0]
+        torch.set_float32_matmul_precision(before[1])
+
+
+def test_steps_draw_other_numbers_for_every_seed_and_step():
+    """A CPU's generator reads 32 bits of a seed; both numbers must be in them."""
+    drawn = set()
+    for seed in (0, 1, 2**31):
+        for step in (1, 2, 3):
+            plumbing.seed_step(seed, step)
+            drawn.add(torch.rand(()).item())
+    assert len(drawn) == 9
+    plumbing.seed_step(1, 2)
+    again = torch.rand(()).item()
+    assert again in drawn
+
+
+def test_running_mean_shares_constants_and_follows_the_weights():
+    class Net(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(2, 2)
+            self.register_buffer("axes", torch.ones(3))
+            self.register_buffer("statistics", torch.zeros(3))
+
+        def constants(self):
+            return [self.axes]
+
+    net = Net()
+    ema = plumbing.make_ema(net)
+    assert ema.axes is net.axes and ema.statistics is not net.statistics and not ema.weight.requires_grad
+    before = ema.weight.clone()
+    with torch.no_grad():
+        net.weight.add_(1)
+        net.statistics.add_(5)
+    plumbing.update_ema(ema, net, torch.tensor(1.0))
+    torch.testing.assert_close(ema.weight, before + 9 / 11, msg="early on the mean follows quickly")
+    plumbing.update_ema(ema, net, torch.tensor(1e6))
+    torch.testing.assert_close(ema.weight, before + 9 / 11 + 0.001 * 2 / 11)
+    assert torch.equal(ema.statistics, net.statistics)
+
+
+def test_a_checkpoint_holds_constants_once(tmp_path):
+    """hyperencoder's principal components are shared by the network and its running mean, in the file as well."""
+    from hyperencoder.model import AutoEncoder
+
+    model = AutoEncoder(100, 64, 64, multiplier=0.01, pca_path=False)
+    constants = sum(buffer.nbytes for buffer in model.constants())
+    plumbing.save_checkpoint(tmp_path / "last.pt", {}, {"model": model, "ema": plumbing.make_ema(model)}, step=1)
+    assert (tmp_path / "last.pt").stat().st_size < 1.5 * constants
+    content = plumbing.read_checkpoint(tmp_path / "last.pt")
+    assert torch.equal(content["model"]["components"], content["ema"]["components"])
+
+
+# Checkpoints
+
+
+def test_a_previous_file_bears_its_own_name(tmp_path):
+    for step in (1, 2):
+        for name in ("a", "b"):
+            plumbing.save_checkpoint(tmp_path / f"{name}.pt", {}, {}, step=step)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.previous.pt", "a.pt", "b.previous.pt", "b.pt"]
+    assert plumbing.read_checkpoint(tmp_path / "a.previous.pt")["state"]["step"] == 1
+
+
+def test_there_is_a_model_at_every_moment(tmp_path, monkeypatch):
+    """Whenever a file is moved into its place, the one before is still there under the name that is read."""
+    path, replace = tmp_path / "a.pt", os.replace
+    plumbing.save_checkpoint(path, {}, {}, step=1)
+
+    def look(source, target):
+        assert plumbing.read_checkpoint(path)["state"]["step"] == 1
+        replace(source, target)
+
+    monkeypatch.setattr(plumbing.os, "replace", look)
+    plumbing.save_checkpoint(path, {}, {}, step=2)
+    assert plumbing.read_checkpoint(path)["state"]["step"] == 2
+
+
+def test_older_files_can_be_used_but_not_resumed(tmp_path):
+    path = tmp_path / "last.pt"
+    torch.save({"format": 1, "args": {"seed": 0}, "state": {"step": 5}}, path)
+    assert plumbing.read_checkpoint(path)["state"]["step"] == 5
+    with pytest.raises(InputError, match="cannot resume"):
+        plumbing.load_checkpoint(path, {"seed": 0}, {})
+    torch.save({"format": 3, "args": {}, "state": {}}, path)
+    with pytest.raises(InputError, match="format 3"):
+        plumbing.read_checkpoint(path)
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+@pytest.mark.parametrize("kind", ["junk", "empty", "picture", "number", "another's", "other tensors"])
+def test_a_file_that_is_no_model_is_one_line(project, kind, faces, tmp_path, capsys):
+    """Whatever --model_path names: one line, exit code 2."""
+    path = tmp_path / "model.pt"
+    if kind == "picture":
+        path.write_bytes(next((faces / "img_align_celeba").iterdir()).read_bytes())
+    elif kind == "number":
+        torch.save(7, path)
+    elif kind == "another's":
+        other = "face_math" if project != "face_math" else "dapgan"
+        torch.save({"format": 2, "project": other, "args": {}, "state": {"step": 1}}, path)
+    elif kind == "other tensors":
+        torch.save({"format": 1, "args": {"seed": 0}, "state": {"step": 1}, "generator": {"a": torch.zeros(2)}}, path)
+    else:
+        path.write_bytes(b"junk" if kind == "junk" else b"")
+    verb = {
+        "hyperencoder": ("test",),
+        "dapgan": ("sample",),
+        "facegen_attr": ("generate", "--request=Male=1"),
+        "deep_makeover": ("test",),
+        "face_math": ("sample",),
+    }[project]
+    script = importlib.import_module(f"{project}.main")
+    with pytest.raises(SystemExit) as stop:
+        script.main(["--dataset_dir", str(faces), "--model_path", str(path), "--run", *verb])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1, error
+    assert kind != "another's" or other in error
+
+
+# The logbook
+
+
+def flags(folder, **more):
+    """The flags that a logbook reads."""
+    places = dict(checkpoint_dir=folder, model_path=str(folder / "models"), sample_dir=folder)
+    numbers = dict(batch_size=2, epoch=3, steps=0, log_every=2, sample_every=0, save_every=0, seed=0)
+    return argparse.Namespace(shaping=["seed"], **places | numbers | more)
+
+
+def make_journal(folder, **more):
+    return plumbing.Journal(flags(folder, **more), "a", {}, 8, "8 faces", {}, torch.device("cpu"), 0)
+
+
+def test_the_logbook_knows_what_is_due(tmp_path, capsys):
+    journal, due = make_journal(tmp_path, sample_every=5), {"sheet_due": [], "save_due": [], "epoch_end": []}
+    for step in journal.steps():
+        assert journal.now.item() == step
+        journal.add(d=torch.tensor(float(step)))
+        for name, steps in due.items():
+            steps += [step] if getattr(journal, name) else []
+        journal.keep_if_best(abs(step - 6))
+        journal.save({})
+    journal.close()
+    assert due == {"sheet_due": [5, 10, 12], "save_due": [4, 8, 12], "epoch_end": [4, 8, 12]}
+    assert journal.state["best_step"] == 6 and plumbing.read_checkpoint(tmp_path / "models/a.pt")["state"]["step"] == 6
+    assert "trained 12 of 12 steps" in capsys.readouterr().out
+    assert list(make_journal(tmp_path).steps()) == [] and "already" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_before_its_first_sheet_names_no_model(tmp_path, capsys):
+    journal = make_journal(tmp_path, steps=1, sample_every=5)
+    for _ in journal.steps():
+        journal.add(d=torch.zeros(()))
+        journal.save({})
+    journal.close()
+    output = capsys.readouterr().out
+    assert "trained 1 of 12 steps" in output and "inf" not in output and "models" not in output
+
+
+def test_the_first_loss_that_is_not_finite_is_named(tmp_path, capsys):
+    journal = make_journal(tmp_path, log_every=4)
+    with pytest.raises(SystemExit) as stop:
+        for step in journal.steps():
+            journal.add(d=torch.tensor(float("nan") if step >= 3 else 1.0), g=torch.ones(()))
+            journal.save({})
+    assert stop.value.code == 1 and "not finite at step 3" in capsys.readouterr().err
+    assert not (tmp_path / "a/last.pt").exists(), "a step whose loss is not finite is not saved"
+
+
+def test_two_processes_that_are_told_to_stop_at_different_times_both_save(tmp_path):
+    """A rank that waits for the others and is then told to stop as well must not die of it.
+
+    The flag that travels must not be the one that the signal handler reads as "asked before".
+    """
+    code = (
+        "import os, signal, sys, threading, time, torch\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "import torch.distributed as dist\n"
+        "from hyperencoder.plumbing import listen_for_stop\n"
+        "dist.init_process_group('gloo')\n"
+        "rank = dist.get_rank()\n"
+        "stop_requested = listen_for_stop()\n"
+        "if rank == 0:\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "print(rank, stop_requested(), flush=True)\n"
+        "if rank == 1:\n"
+        "    signal.raise_signal(signal.SIGTERM)  # its own first: it has only heard of the other's\n"
+        "print(rank, 'saved', stop_requested(), flush=True)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29547", script]
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert sorted(process.stdout.splitlines()) == ["0 True", "0 saved True", "1 True", "1 saved True"]
+
+
+# The script
+
+
+def test_ctrl_c_during_the_imports_leaves_no_traceback():
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "hyperencoder/main.py", "--help"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(0.7)  # torch takes longer
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors and process.returncode != 0, errors
