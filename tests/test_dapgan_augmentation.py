@@ -8,21 +8,10 @@ import torch
 from PIL import Image
 
 from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
-from dapgan import evaluation
-from dapgan.augmentation import (
-    AttributeReader,
-    ClassAxis,
-    FaceMiddle,
-    LinearFaces,
-    Pool,
-    Unlabelled,
-    augment_person,
-    change,
-    confident,
-    counterfactuals,
-    principal_components,
-    share_below,
-)
+from dapgan import evaluation, summary
+from dapgan.augmentation import Unlabelled, augment_person, change
+from dapgan.counterfactuals import ClassAxis, Pool, confident, counterfactuals
+from dapgan.faces import AttributeReader, FaceMiddle, LinearFaces, balanced, principal_components, share_below
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +188,7 @@ def test_classifier_learns_repeats_itself_and_takes_made_pictures():
     x[:60, :, 14:18, 8:16] += 0.5  # a bright mouth
     net = evaluation.fit_classifier(x[40:80], y[40:80], 0, colour=0.1, steps=60)
     assert sum(p.numel() for p in net.parameters()) == 24273
-    assert evaluation.balanced(evaluation.look(net, x), y) > 0.9
+    assert balanced(evaluation.look(net, x), y) > 0.9
     before = torch.random.get_rng_state()
     again = evaluation.fit_classifier(x[40:80], y[40:80], 0, colour=0.1, steps=60)
     assert torch.equal(before, torch.random.get_rng_state())
@@ -208,15 +197,15 @@ def test_classifier_learns_repeats_itself_and_takes_made_pictures():
     blind = torch.arange(40) % 2 == 0
     taught = evaluation.fit_classifier(x[40:80], blind, 0, colour=0.1, steps=60, made=(x, y), share=0.75)
     untaught = evaluation.fit_classifier(x[40:80], blind, 0, colour=0.1, steps=60)
-    assert evaluation.balanced(evaluation.look(taught, x), y) > 0.85
-    assert evaluation.balanced(evaluation.look(untaught, x), y) < 0.75
+    assert balanced(evaluation.look(taught, x), y) > 0.85
+    assert balanced(evaluation.look(untaught, x), y) < 0.75
 
 
 def test_numbers_by_hand():
-    assert evaluation.balanced(torch.tensor([1.0, -1, -1, -1]), torch.tensor([True, True, False, False])) == 0.75
-    assert evaluation.student_quantile(19) == pytest.approx(2.0930, abs=1e-3)
-    assert evaluation.student_quantile(4) == pytest.approx(2.7764, abs=1e-3)
-    mean, half = evaluation.interval([1.0, 2, 3, 4, 5])
+    assert balanced(torch.tensor([1.0, -1, -1, -1]), torch.tensor([True, True, False, False])) == 0.75
+    assert summary.student_quantile(19) == pytest.approx(2.0930, abs=1e-3)
+    assert summary.student_quantile(4) == pytest.approx(2.7764, abs=1e-3)
+    mean, half = summary.interval([1.0, 2, 3, 4, 5])
     assert mean == 3 and half == pytest.approx(2.7764 * math.sqrt(2.5) / math.sqrt(5), abs=1e-3)
     few = evaluation.pick_few(torch.arange(50) % 3 == 0, 4, seed=1)
     assert len(set(few.tolist())) == 8
@@ -229,29 +218,29 @@ def test_summary_and_verdicts():
                for arm, values in {"none": [0.5, 0.51, 0.49], "classical": [0.6, 0.62, 0.61],
                                    "generator": [0.66, 0.67, 0.67], "axis alone": [0.5, 0.8, 0.6]}.items()
                for seed, value in enumerate(values)]  # fmt: skip
-    rows = {row["arm"]: row for row in evaluation.summarise(results)}
+    rows = {row["arm"]: row for row in summary.summarise(results)}
     assert {arm: row["helps"] for arm, row in rows.items()} == {"none": "no", "classical": "", "generator": "yes",
                                                                 "axis alone": "open"}  # fmt: skip
     assert rows["generator"]["gain"] == pytest.approx((0.06 + 0.05 + 0.06) / 3)
     half = 4.3027 * np.std([0.06, 0.05, 0.06], ddof=1) / math.sqrt(3)
     assert rows["generator"]["gain_half"] == pytest.approx(half, rel=1e-3)
-    text = evaluation.as_text(list(rows.values()))
+    text = summary.as_text(list(rows.values()))
     assert len(text) == 5 and "+5.7" in text[3] and text[3].endswith("yes")
 
 
 def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     x, attributes, _ = drawn
-    call = (x[:64], attributes[:64], x[64:], attributes[64:], linear.encode, linear.generate, same)
-    results = evaluation.evaluate(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=2, steps=8)
-    assert len(results) == 2 * 2 * 2 * len(evaluation.ARMS)
+    call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same)
+    results = evaluation.measure(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=2, steps=8)
+    assert len(results) == 2 * 2 * 2 * len(summary.ARMS)
     assert all(0 <= row["accuracy"] <= 1 for row in results)
-    again = evaluation.evaluate(*call, names=("Smiling",), counts=(3,), seeds=2, steps=8)
+    again = evaluation.measure(*call, names=("Smiling",), counts=(3,), seeds=2, steps=8)
     assert again == [row for row in results if row["attribute"] == "Smiling" and row["count"] == 3]
-    rows = evaluation.summarise(results)
-    assert len(rows) == 4 * len(evaluation.ARMS) and {row["seeds"] for row in rows} == {2}
-    evaluation.draw_chart(tmp_path / "chart.png", rows)
+    rows = summary.summarise(results)
+    assert len(rows) == 4 * len(summary.ARMS) and {row["seeds"] for row in rows} == {2}
+    summary.draw_chart(tmp_path / "chart.png", rows)
     chart = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
-    for name in evaluation.COLOURS:  # a line of every arm is there
+    for name in summary.COLOURS:  # a line of every arm is there
         assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
 
 
@@ -270,8 +259,11 @@ def test_few_labels_alone_matter(drawn, linear):
     original = evaluation.pick_few
     evaluation.pick_few = lambda y, count, seed: torch.tensor(few)
     try:
-        first, second = (evaluation.evaluate(x[:64], table[:64], x[64:], table[64:], linear.encode, linear.generate,
-                                             same, **settings) for table in (attributes, hidden))  # fmt: skip
+        networks = linear.encode, linear.generate, same
+        first, second = (
+            evaluation.measure((x[:64], table[:64]), (x[64:], table[64:]), networks, **settings)
+            for table in (attributes, hidden)
+        )
     finally:
         evaluation.pick_few = original
     assert first == second

@@ -1,0 +1,102 @@
+"""Faces moved from one of two classes to the other, known from a few examples of each, and otherwise the same.
+
+Pictures x are (N, 3, S, S) in [-1, 1]; a latent is (N, L). The networks come in as functions: encode(x) -> latent,
+generate(latent) -> x, constrain(latent) -> a latent that may be drawn.
+"""
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from dapgan.faces import LEARNED, FaceMiddle, chunks, resized
+
+
+class ClassAxis:
+    """What tells two classes of faces apart: linear discriminant analysis in FaceMiddle's features, (N, K) of each.
+
+    The covariance is that of unlabelled faces, so that the examples have only the two means to say. score(features)
+    (N,): above 0 for the first class; its deviation over unlabelled faces is about 1.
+    """
+
+    def __init__(self, middle, with_it, without):
+        with_it, without = with_it.mean(0), without.mean(0)
+        self.centre = (with_it + without) / 2
+        self.axis = F.normalize((with_it - without) * middle.gain, dim=0)
+
+    def score(self, features):
+        return (features - self.centre) @ self.axis
+
+
+def confident(score, share=0.2):
+    """Rows of the highest and of the lowest of scores (N,): each `share` of them, at least one."""
+    count = max(1, round(share * len(score)))
+    order = score.argsort()
+    return order[-count:], order[:count]
+
+
+class Pool:
+    """Unlabelled faces x and what counterfactuals need of them, worked out once for any number of class axes.
+
+    middle, features: FaceMiddle and its features (N, K) of all of x. Of `count` random ones of x: chosen, their rows;
+    x, z, drawn: the pictures, latents and what the generator makes of these.
+    """
+
+    def __init__(self, x, encode, generate, count=200, seed=0):
+        self.middle, self.generate = FaceMiddle(x), generate
+        self.features = self.middle.features(x)
+        # Which latents go with which features in the generator's own pictures.
+        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:LEARNED]
+        latents = chunks(encode, x[some])
+        drawn = chunks(generate, latents)
+        features = self.middle.features(drawn)
+        self.link = (features - features.mean(0)).T @ (latents - latents.mean(0)) / len(some)
+        self.spread = torch.cov(features.T)
+        self.chosen, self.x = some[:count], x[some[:count]]
+        self.z, self.drawn = latents[:count], drawn[:count]
+
+    def direction(self, axis):
+        """(L,): how the latent changes where the score of a ClassAxis grows by 1, by least squares."""
+        return axis.axis @ self.link / (axis.axis @ self.spread @ axis.axis)
+
+
+class Pairs(NamedTuple):
+    """What counterfactuals() makes."""
+
+    pictures: torch.Tensor  # (M, 3, S, S)
+    labels: torch.Tensor  # (M,) bool
+    rows: list  # a dict each: source, an index of the pool; latent, step (L,); score
+    rejected: Counter  # reason -> how many
+
+
+def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
+    """Each face of the pool twice, on either side of a ClassAxis and otherwise the same.
+
+    Its score is brought to between near and far on each side. Kept if the score, read in the picture that came out of
+    it, is at least near / 2 on that side.
+    """
+    random = torch.Generator().manual_seed(seed)
+    before, direction = axis.score(pool.features[pool.chosen]), pool.direction(axis)
+
+    def move(steps):
+        """The first faces of the pool, as many as there are steps along the axis: pictures, latents, scores."""
+        count = len(steps)
+        z_new = constrain(pool.z[:count] + steps[:, None] * direction)
+        made = chunks(pool.generate, z_new) - pool.drawn[:count]
+        made = (pool.x[:count] + resized(made, pool.x.shape[2])).clamp(-1, 1)
+        return made, z_new, axis.score(pool.middle.features(made))
+
+    # A latent knows only a part of the features, and what comes of a step falls short by as much: measured, made good.
+    reach = (move(torch.ones_like(before[:64]))[2] - before[:64]).mean().clamp(min=0.2)
+    pictures, labels, rows, rejected = [], [], [], Counter()
+    for side in (1, -1):
+        target = side * (near + (far - near) * torch.rand(len(before), generator=random).to(before))
+        made, z_new, score = move((target - before) / reach)
+        keep = side * score >= near / 2
+        rejected["on the wrong side"] += int((~keep).sum())
+        pictures.append(made[keep])
+        labels.append(torch.full((int(keep.sum()),), side > 0, device=keep.device))
+        for i in keep.nonzero()[:, 0].tolist():
+            rows.append(dict(source=i, latent=z_new[i], step=z_new[i] - pool.z[i], score=score[i].item()))
+    return Pairs(torch.cat(pictures), torch.cat(labels), rows, rejected)

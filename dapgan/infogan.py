@@ -1,0 +1,64 @@
+"""The training step of InfoGAN (arXiv 1606.03657), on faces or on digits."""
+
+from functools import partial
+
+import torch
+
+from dapgan.digits import deform, digit_loss
+from dapgan.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from dapgan.loading import draw
+from dapgan.losses import repeat
+from dapgan.plumbing import descend
+
+
+def judge(discriminator, x, numbers):
+    """The logits of "real" (N,); numbers (7, N): of the augmentation that the discriminator sees, None for none."""
+    return discriminator(x if numbers is None else diff_augment(x, numbers))[0].float()
+
+
+def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters, penalty):
+    """InfoGAN: G against D, D on real and generated, then both so that the latent can be read in what G makes.
+
+    clusters (N,): what digits are to be read as; penalty: whether it is the gradient penalty's turn.
+    """
+    z, moves, numbers, directions = draw(args, gan, mine)
+    if args.deform:
+        x, twin = deform(x, moves[0]), deform(x, moves[1])
+    generator, discriminator, losses = gan.generator, gan.discriminator, {}
+
+    # 1. Generator: pass for real
+    discriminator.requires_grad_(False)
+    with gan.autocast():
+        x_fake = generator(z)
+        d_fake = judge(discriminator, x_fake.float(), numbers[1])
+    losses["g"] = generator_loss(d_fake)
+    descend(losses["g"], g_optimizer)
+
+    # 2. Discriminator: tell real from generated
+    discriminator.requires_grad_(True)
+    with gan.autocast():
+        d_real = judge(discriminator, x, numbers[0])
+        d_fake = judge(discriminator, x_fake.detach().float(), numbers[1])
+    d_loss = losses["d"] = discriminator_loss(d_real, d_fake)
+    if penalty:
+        r1 = r1_penalty(partial(judge, discriminator, numbers=numbers[0]), x)
+        d_loss = d_loss + args.lambda_r1 / 2 * R1_EVERY * r1
+    descend(d_loss, d_optimizer)
+
+    # 3. Both: the latent of generated pictures can be read in them, real ones are repeated, real digits are read
+    with gan.autocast():
+        raw = discriminator.read(generator(z))
+    losses["code"], losses["noise"] = gan.latent.losses(raw.float(), z)
+    loss = args.lambda_code * losses["code"] + args.lambda_noise * losses["noise"]
+    if args.lambda_rec:
+        with gan.autocast():
+            raw = discriminator.read(x)
+        losses["rec"], spread = repeat(args, gan, raw, x, z, directions)
+        loss = loss + args.lambda_rec * losses["rec"] + spread
+    if args.lambda_digit:
+        with gan.autocast():
+            first, second = discriminator.read(torch.cat([x, twin])).float().chunk(2)
+        losses["digit"] = digit_loss(gan.latent, first, second, clusters, (moves[0] - moves[1]).T)
+        loss = loss + args.lambda_digit * losses["digit"]
+    descend(loss, g_optimizer, d_optimizer)
+    return losses

@@ -1,0 +1,209 @@
+"""What training and the verbs of dapgan both need: pictures, and a GAN that draws pictures and reads their latents."""
+
+import argparse
+import copy
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from common import celeba
+from common.celeba import SQUARE, load_faces, subset, to_tensor
+from common.mtcnn import MTCNN
+from common.photos import InputError, name_outputs
+from dapgan.digits import load_digits
+from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
+from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, setup
+
+FLOOR = 0.00005  # the learning rate is not halved below this
+MOST_VALIDATION = 500  # pictures
+
+
+def run_name(args):
+    """What names this run's checkpoint, model and samples."""
+    return f"{args.dataset_name}_{args.model}_{args.image_size}"
+
+
+def load_records(args, device, rank=0):
+    """The pictures: digits, or faces, the square in the middle of CelebA's aligned pictures, packed once."""
+    if args.data == "celeba":
+        return celeba.load_records(args, SQUARE, (args.image_size,) * 2, device, rank)
+    if rank and args.download:  # rank 0 fetches, the others then find what it fetched
+        dist.barrier()
+    records = load_digits(args.data, args.image_size, args.dataset_dir, args.download)
+    if rank == 0 and args.download and dist.is_initialized():
+        dist.barrier()
+    return records
+
+
+def split(args, records, device):
+    """The rows to train on, and the pictures (N, 3, S, S) to validate with. InputError: there are too few."""
+    rows, validation = subset(records.rows("train"), args.train_size, args.seed), records.rows("validation")
+    if len(rows) == 0 or len(validation) < 2:
+        raise InputError(f"{len(records.names)} usable pictures are too few to train and to validate with")
+    return rows, to_tensor(records.images[validation[:MOST_VALIDATION]], device)
+
+
+def rate_at(args, step):
+    """The learning rate at a step: halved every --decay_every steps, never below FLOOR unless it began there."""
+    halvings = step // args.decay_every if args.decay_every else 0
+    return max(args.learning_rate * 0.5**halvings, min(args.learning_rate, FLOOR))
+
+
+def reads_noise(flags):
+    """Whether a model's discriminator is trained to read the noise too, so that it knows the latent of a picture."""
+    return flags.model == "infogan" or flags.lambda_noise > 0
+
+
+@dataclass
+class GAN:
+    """A generator, a discriminator, what they are fed, and, once there is one, a predictor. flags: of their run."""
+
+    flags: argparse.Namespace
+    device: torch.device
+    autocast: Callable
+    latent: Latent
+    generator: nn.Module
+    discriminator: nn.Module
+    predictor: nn.Module = None
+
+    @property
+    def reader(self):
+        """What reads the latents of pictures: the predictor, else the discriminator, else None."""
+        if self.predictor is not None:
+            return self.predictor
+        return self.discriminator if reads_noise(self.flags) else None
+
+    @property
+    def version(self):
+        """A few characters that another generator, or this one after more steps, does not have."""
+        return f"{zlib.crc32(self.generator.fc.weight.cpu().numpy().tobytes()):08x}"
+
+    @torch.no_grad()
+    def generate(self, z):
+        """Latents (N, L) -> pictures (N, 3, S, S) in [-1, 1], in chunks, in eval mode."""
+        self.generator.eval()
+        with self.autocast():
+            return torch.cat([self.generator(z[part]) for part in in_chunks(z)]).float()
+
+    @torch.no_grad()
+    def read(self, x):
+        """Pictures (N, 3, S, S) -> the latents (N, L) that are read in them, in chunks, in eval mode."""
+        self.reader.eval()
+        with self.autocast():
+            return torch.cat([self.latent.squash(self.reader.read(x[part]).float()) for part in in_chunks(x)])
+
+
+def make_gan(flags, device, autocast):
+    """The networks of the model that the flags describe, as they are at first."""
+    latent = Latent(flags.noise_size, [int(n) for n in flags.categorical.split(",") if n != "none"], flags.continuous)
+    if flags.model == "infogan":
+        shape = flags.image_size, flags.hidden
+        generator = InfoGenerator(latent.size, *shape, 3 if flags.data == "celeba" else 1)
+        discriminator = InfoDiscriminator(latent, *shape, flags.d_batch_norm)
+    else:
+        shape = flags.image_size, flags.hidden, flags.taper, flags.depth
+        generator = Decoder(latent.size, *shape)
+        discriminator = AutoEncoder(latent, *shape, read_noise=reads_noise(flags))
+    for network in (generator, discriminator):
+        network.to(device, memory_format=torch.channels_last)
+    return GAN(flags, device, autocast, latent, generator, discriminator)
+
+
+def with_ema(gan):
+    """The same GAN with the running means of its networks' weights."""
+    return replace(gan, generator=make_ema(gan.generator), discriminator=make_ema(gan.discriminator))
+
+
+def draw(args, gan, mine):
+    """What is random in a step, of the whole batch, this process's slice `mine`: latents (N, L), and, where the flags
+    ask for them, how digits are deformed (2, 2, N), augmentation (2, 7, N), and directions (L, 128)."""
+    count, latent = args.batch_size, gan.latent
+    z, moves, numbers, directions = latent.draw(count)[mine].to(gan.device), None, (None, None), None
+    if args.deform:
+        moves = (torch.rand(2, 2, count) * 2 - 1)[:, :, mine].to(gan.device)
+    if args.diff_augment:
+        numbers = torch.rand(2, 7, count)[:, :, mine].to(gan.device)
+    if args.lambda_rec:
+        directions = torch.randn(latent.size, 128).to(gan.device)
+    return z, moves, numbers, directions
+
+
+def make_predictor(flags, latent):
+    """A predictor for the GAN whose flags are given."""
+    shape = flags.image_size, flags.hidden, flags.taper, flags.depth
+    return Predictor(flags.model, latent, *shape, flags.d_batch_norm, reads_noise(flags))
+
+
+def freeze(network, content, name, path, device):
+    """A network with the weights of a model file or checkpoint, which is then only used; the running mean if shown."""
+    ema = content["args"]["show_ema"] and f"ema_{name}" in content
+    fill(network, content, f"ema_{name}" if ema else name, path)
+    return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def load_gan(args, device, autocast):
+    """The GAN of the run that the flags name. InputError: there is none, or it has another model or size."""
+    path, content = find_model(args, run_name(args))
+    flags = argparse.Namespace(**content["args"])
+    for name in ("model", "image_size"):
+        theirs = getattr(flags, name, None)
+        if theirs != getattr(args, name):
+            advice = f"give --{name} {theirs}, or another model"
+            raise InputError(f"{path} has {name} {theirs}, not {getattr(args, name)}: {advice}")
+    gan = make_gan(flags, device, autocast)
+    for name in ("generator", "discriminator"):
+        freeze(getattr(gan, name), content, name, path, device)
+    print(f"model {path}: step {content['state']['step']}, {flags.recipe} recipe")
+    return gan
+
+
+def predictor_run(args):
+    """The predictor's run: flags and name. Its model lies beside the GAN's, with _predictor at the end of its name."""
+    args, path = copy.copy(args), Path(args.model_path)
+    if path.suffix == ".pt":
+        args.model_path = str(path.with_name(f"{path.stem}_predictor.pt"))
+    return args, f"{run_name(args)}_predictor"
+
+
+def load_model(args):
+    """Set up; the GAN of the run that the flags name, with the predictor that was trained for it, if any."""
+    device, autocast, *_ = setup(args)
+    gan = load_gan(args, device, autocast)
+    args, name = predictor_run(args)
+    kinds = ["model"] if args.model_path.endswith(".pt") else ["model", "checkpoint"]
+    if not any(place(args, kind, name).exists() for kind in kinds):
+        return gan
+    path, content = find_model(args, name)
+    if content["args"].get("inverts") != gan.version:
+        print(f"predictor {path} inverts another generator, so it is not used: --run train_predictor again")
+        return gan
+    print(f"predictor {path}: step {content['state']['step']}")
+    return replace(gan, predictor=freeze(make_predictor(gan.flags, gan.latent), content, "predictor", path, device))
+
+
+def load_reader(args):
+    """As load_model. InputError: nothing reads the latents of pictures."""
+    gan = load_model(args)
+    if gan.reader is None:
+        raise InputError("no predictor to read a latent with: --run train_predictor first")
+    return gan
+
+
+def load_pictures(args, device):
+    """--images, else the first --count test pictures: images (N, S, S, 3) uint8 and their names, which differ."""
+    if args.images:
+        images, names, skipped = load_faces(args.images, SQUARE, (args.image_size,) * 2, MTCNN(device))
+        for name, reason in skipped:
+            print(f"skipped {name}: {reason}")
+    else:
+        records = load_records(args, device)
+        rows = records.rows("test")[: args.count]
+        if len(rows) == 0:
+            raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
+        images, names = records.images[rows], [records.names[row] for row in rows]
+    return images, [stem.replace("/", "_") for stem in name_outputs(names)]

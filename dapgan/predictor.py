@@ -1,0 +1,86 @@
+"""--run train_predictor: a network that reads the latents of real pictures, for a generator that is left as it is."""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from common.celeba import batches
+from dapgan.loading import load_gan, load_records, make_predictor, predictor_run, rate_at, reads_noise, split
+from dapgan.losses import reconstruction_loss
+from dapgan.plumbing import Journal, descend, make_ema, psnr, set_rate, setup, slice_of, update_ema
+
+
+def predictor_step(args, gan, optimizer, mine, x):
+    """One update of the predictor on real pictures x, and on the generator's own; returns the losses by name."""
+    z = gan.latent.draw(args.batch_size)[mine].to(gan.device)
+    latent, generator, predictor = gan.latent, gan.generator, gan.predictor
+
+    # Predictor: the real picture again, and the latent of a generated one
+    with gan.autocast():
+        x_hat = generator(latent.squash(predictor.read(x).float()))
+    losses = dict(rec=reconstruction_loss(x_hat, x, args.reconstruction).mean())
+    loss = losses["rec"]
+    if args.lambda_code or args.lambda_noise:
+        with torch.no_grad(), gan.autocast():
+            x_fake = generator(z).float()
+        with gan.autocast():
+            raw = predictor.read(x_fake)
+        losses["code"], losses["noise"] = latent.losses(raw.float(), z)
+        loss = loss + args.lambda_code * losses["code"] + args.lambda_noise * losses["noise"]
+    descend(loss, optimizer)
+    return losses
+
+
+def train_predictor(args):
+    """Train the predictor: real pictures, read and made anew by the generator, which is left as it is.
+
+    With lambda_code and lambda_noise it also learns from the generator's own pictures, whose latents are known. Where
+    the discriminator reads all of the latent already, the predictor starts as its copy.
+    """
+    device, autocast, rank, world = setup(args)
+    gan = load_gan(args, device, autocast)
+
+    # Data
+    records = load_records(args, device, rank)
+    rows, x_real = split(args, records, device)
+    mine = slice_of(args.batch_size, rank, world)
+
+    # Networks
+    predictor = make_predictor(gan.flags, gan.latent)
+    if reads_noise(gan.flags):
+        known = gan.discriminator.state_dict()
+        predictor.load_state_dict({name: known[name] for name in predictor.state_dict()})
+    gan.predictor = predictor.to(device, memory_format=torch.channels_last)
+    ema = make_ema(predictor)
+    shown = ema if args.show_ema else predictor
+    optimizer = torch.optim.Adam(predictor.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
+
+    # Logbook
+    about = f"{len(rows)} training and {len(x_real)} validation pictures"
+    facts = dict(pictures=records.describe(), inverts=gan.version)
+    parts = dict(predictor=predictor, ema_predictor=ema, optimizer=optimizer)
+    journal = Journal(*predictor_run(args), parts, len(rows), about, facts, device, rank)
+    stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
+    step_once = partial(predictor_step, args, gan, optimizer, mine)
+
+    for step in journal.steps():
+        x, _ = next(stream)
+        predictor.train()
+        set_rate(optimizer, rate_at(args, step))
+        losses = step_once(x)
+        update_ema(ema, predictor, step)
+
+        # What is due: numbers, validation, a sheet, a checkpoint
+        journal.add(**losses)
+        found = {}
+        if rank == 0 and journal.sheet_due:
+            gan.predictor = shown
+            x_hat = gan.generate(gan.read(x_real))
+            gan.predictor = predictor
+            found["mse"] = F.mse_loss(x_hat, x_real).item()
+            journal.keep_if_best(found["mse"])
+            journal.scalar("validation/rec", found["mse"])
+            journal.sheet({"Real": x_real[:32], f"Read and made anew, {psnr(found['mse']):.2f} dB": x_hat[:32]})
+        journal.save({"predictor": shown}, **found)
+    journal.close(lambda mse: f"validation MSE {mse:.4f} in [-1, 1], {psnr(mse):.2f} dB")
