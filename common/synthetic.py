@@ -34,7 +34,7 @@ MEANING = {
     "5_o_Clock_Shadow": "stubble: cheeks, chin and upper lip speckled darker",
     "Arched_Eyebrows": "brows that rise to a peak, instead of flat ones",
     "Attractive": "a formula: Young, with Oval_Face, High_Cheekbones or Heavy_Makeup, and without Bald, Big_Nose, "
-                  "Bags_Under_Eyes, Chubby and Double_Chin",
+    "Bags_Under_Eyes, Chubby and Double_Chin",
     "Bags_Under_Eyes": "dark crescents under the eyes",
     "Bald": "no hair on the head, and no hat on it",
     "Bangs": "a fringe down to the brows",
@@ -75,10 +75,15 @@ MEANING = {
 }
 
 # how a head differs from the average one, in standard deviations
-SHAPE = ("face_width", "jaw", "chin", "eye_distance", "eye_size", "eye_tilt", "brow_height", "nose_length",
-         "nose_width", "mouth_width", "mouth_height", "lips", "forehead", "ears")
-HAIR = {"Black_Hair": (40, 35, 37), "Blond_Hair": (222, 184, 108), "Brown_Hair": (104, 64, 38),
-        "Gray_Hair": (176, 177, 182), "Red_Hair": (168, 72, 32)}
+SHAPE = """face_width jaw chin eye_distance eye_size eye_tilt brow_height nose_length nose_width mouth_width
+    mouth_height lips forehead ears""".split()
+HAIR = {
+    "Black_Hair": (40, 35, 37),
+    "Blond_Hair": (222, 184, 108),
+    "Brown_Hair": (104, 64, 38),
+    "Gray_Hair": (176, 177, 182),
+    "Red_Hair": (168, 72, 32),
+}
 SKIN = np.array([(108, 68, 47), (146, 94, 65), (184, 127, 92), (212, 158, 124), (228, 180, 148)], np.float32)
 PALE = (250, 228, 218)
 
@@ -88,6 +93,7 @@ PALE = (250, 228, 218)
 
 def person(rng, male):
     """What stays the same in every picture of one person, drawn from rng: a dict of attributes, shape and colours."""
+
     def chance(woman, man):
         return int(rng.random() < (man if male else woman))
 
@@ -109,8 +115,8 @@ def person(rng, male):
     p["Oval_Face"] = 0 if p["Chubby"] else chance(0.5, 0.35)
     p["High_Cheekbones"], p["Pale_Skin"] = chance(0.45, 0.35), chance(0.13, 0.09)
     p["Bags_Under_Eyes"] = int(rng.random() < (0.15 if young else 0.4))
-    beard = rng.choice(["", "5_o_Clock_Shadow", "Mustache", "Goatee", "Mustache Goatee", "Sideburns",
-                        "Mustache Goatee Sideburns"], p=(0.24, 0.2, 0.11, 0.11, 0.12, 0.07, 0.15))
+    beards = ["", "5_o_Clock_Shadow", "Mustache", "Goatee", "Mustache Goatee", "Sideburns", "Mustache Goatee Sideburns"]
+    beard = rng.choice(beards, p=(0.24, 0.2, 0.11, 0.11, 0.12, 0.07, 0.15))
     p.update({name: int(male and name in beard) for name in ("5_o_Clock_Shadow", "Mustache", "Goatee", "Sideburns")})
     p["makeup"] = chance(0.6, 0)  # whether she wears make-up at all
     p["shape"] = dict(zip(SHAPE, np.clip(rng.normal(0, 1, len(SHAPE)), -2, 2).round(3).tolist(), strict=True))
@@ -176,8 +182,9 @@ def visible(p):
     a["Oval_Face"] &= not a["Chubby"]
     a["Wearing_Lipstick"] |= a["Heavy_Makeup"]
     a["Wearing_Necktie"] &= not a["Wearing_Necklace"]
-    a["Attractive"] = int(a["Young"] and (a["Oval_Face"] or a["High_Cheekbones"] or a["Heavy_Makeup"]) and not (
-        p["Bald"] or a["Big_Nose"] or a["Bags_Under_Eyes"] or a["Chubby"] or a["Double_Chin"]))
+    pretty = a["Oval_Face"] or a["High_Cheekbones"] or a["Heavy_Makeup"]
+    plain = p["Bald"] or a["Big_Nose"] or a["Bags_Under_Eyes"] or a["Chubby"] or a["Double_Chin"]
+    a["Attractive"] = int(a["Young"] and pretty and not plain)
     return a
 
 
@@ -189,13 +196,13 @@ def spline(count, closed):
     """Matrix (m, count) that turns count control points into a smooth curve (Catmull-Rom, six points a piece)."""
     pieces = count if closed else count - 1
     t = np.arange(6)[:, None] / 6
-    weights = np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -t**2 + t**3]) / 2
+    weights = np.hstack([-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3]) / 2
     matrix = np.zeros((pieces * 6 + (not closed), count), np.float32)
     for piece in range(pieces):
         for k in range(4):
             column = piece - 1 + k
             column = column % count if closed else min(max(column, 0), count - 1)
-            matrix[piece * 6: piece * 6 + 6, column] += weights[:, k]
+            matrix[piece * 6 : piece * 6 + 6, column] += weights[:, k]
     if not closed:
         matrix[-1, -1] = 1
     return matrix
@@ -238,8 +245,10 @@ def mixed(colour, other, share):
 
 def solid(points):
     """Points (x, y, z), or (x, y) for those on the face, a flattened cylinder -> (n, 3) float32."""
-    return np.array([(*point, 42 * max(0, 1 - (point[0] / 56) ** 2) ** 0.5)[:3] if len(point) == 2 else point
-                     for point in points], np.float32)
+    full = [
+        (*point, 42 * max(0, 1 - (point[0] / 56) ** 2) ** 0.5)[:3] if len(point) == 2 else point for point in points
+    ]
+    return np.array(full, np.float32)
 
 
 def both(points):
@@ -278,8 +287,8 @@ class Portrait:
         around_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
         around_x = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
         self.camera, self.shift = (around_x @ around_y).T, 0
-        points = [(-self.eye, 0), (self.eye, 0), (0, self.nose, 60), (-self.half, self.corner),
-                  (self.half, self.corner)]
+        mouth = [(-self.half, self.corner), (self.half, self.corner)]
+        points = [(-self.eye, 0), (self.eye, 0), (0, self.nose, 60), *mouth]
         # aligned as CelebA's faces are, by the similarity (a complex factor and a shift) that fits best; then moved
         found, target = self.place(points) @ (1, 1j), TEMPLATE @ (1, 1j)
         centred = found - found.mean()
@@ -300,8 +309,8 @@ class Portrait:
         jaw = 33.5 + 1.4 * s["jaw"] + 7.5 * a["Male"] + 6 * a["Chubby"] - 7 * a["Oval_Face"]
         chin = 73 + 1.5 * s["chin"] + 5 * a["Male"] + 6 * a["Oval_Face"]
         blunt = 16 + 6 * a["Male"] + 4 * a["Chubby"] - 4 * a["Oval_Face"]
-        outline = [(0, -74, -8), (24, -69, -5), (39, -52, 2), (side - 1, -24, 6), (side, 4, 9), (cheek, 30, 12),
-                   (jaw, 54, 18), (blunt, chin - 7, 30), (blunt * 0.45, chin, 35)]
+        upper = [(0, -74, -8), (24, -69, -5), (39, -52, 2), (side - 1, -24, 6), (side, 4, 9)]
+        outline = [*upper, (cheek, 30, 12), (jaw, 54, 18), (blunt, chin - 7, 30), (blunt * 0.45, chin, 35)]
         return both(outline), side, jaw, chin
 
     def place(self, points):
@@ -313,7 +322,7 @@ class Portrait:
         """Control points -> list of smooth curves in canvas pixels: one, or two with pair."""
         smooth, count, points = spline(len(points), closed), len(points), solid(points)
         placed = self.place(np.concatenate([points, points * np.float32((-1, 1, 1))]) if pair else points)
-        return [smooth @ placed[i:i + count] for i in range(0, len(placed), count)]
+        return [smooth @ placed[i : i + count] for i in range(0, len(placed), count)]
 
     def area(self, points, paint, pair=False, **how):
         """fill the smooth closed outline through points."""
@@ -357,7 +366,7 @@ class Portrait:
             mask = cv2.blur(cv2.blur(mask, (width, width)), (width, width))  # twice a box: as good as a Gaussian here
         if small > 1:
             mask = cv2.resize(mask, None, fx=small, fy=small)
-        mask = mask[:y1 - y0, :x1 - x0]
+        mask = mask[: y1 - y0, : x1 - x0]
         if inside is not None:
             mask = cv2.min(mask, inside[y0:y1, x0:x1])
         alpha = cv2.merge([cv2.convertScaleAbs(mask, alpha=opacity)] * 3)
@@ -391,8 +400,8 @@ class Portrait:
         if spots:
             spots = np.float32(spots)
             centres, sizes = self.place(spots[:, :3]), spots[:, 3:5] * self.unit
-            across = np.exp(-((x - centres[:, :1]) / sizes[:, :1]) ** 2)
-            down = np.exp(-((y - centres[:, 1]) / sizes[:, 1]) ** 2) * spots[:, 5]
+            across = np.exp(-(((x - centres[:, :1]) / sizes[:, :1]) ** 2))
+            down = np.exp(-(((y - centres[:, 1]) / sizes[:, 1]) ** 2)) * spots[:, 5]
             light = light + down @ across
         small = np.clip(light, 0, 255).astype(np.uint8)
         return cv2.resize(small, (WIDTH * SCALE, HEIGHT * SCALE))
@@ -400,7 +409,7 @@ class Portrait:
     def textured(self, colour, kind, light, share, part):
         """A paint for fill: colour, lit by light, with share of a kind of textures(); an index canvas and a palette."""
         i, j = (self.random[part, :2] * (700 - HEIGHT * SCALE)).astype(int)
-        texture = textures()[kind][i:i + HEIGHT * SCALE, j:j + WIDTH * SCALE]
+        texture = textures()[kind][i : i + HEIGHT * SCALE, j : j + WIDTH * SCALE]
         return cv2.addWeighted(light, 1.0, texture, share, -128 * share), ramp(colour)
 
 
@@ -417,7 +426,7 @@ def paint_background(f):
     small = np.clip(hue + 90 * (f.random[1:5, :3] - 0.5), 0, 255).astype(np.uint8).reshape(2, 2, 3)
     small = cv2.resize(small, (45, 55))
     kind = int(4 * r[4])
-    for x, y, w, h, *colour in f.random[20:20 + (0, 14, 7, 6)[kind], :7]:
+    for x, y, w, h, *colour in f.random[20 : 20 + (0, 14, 7, 6)[kind], :7]:
         colour = [float(value) for value in np.clip(hue + 150 * (np.array(colour) - 0.5), 0, 255)]
         x, y, w, h = int(45 * x), int(55 * y), int(4 + 12 * w), int(6 + 24 * h)
         if kind == 1:
@@ -446,8 +455,8 @@ def paint_hair_behind(f, hair):
     if f.p["Bald"] or f.p["length"] == "short":
         return
     low, out = (64, 0) if f.p["length"] == "medium" else (125, 6)
-    right = [(0, -80, -20), (34, -70, -25), (54, -34, -25), (58, 0, -20), (60 + out / 2, low * 0.5, -15),
-             (58 + out, low, -10), (36 + out, low + 4, -15), (0, low, -20)]
+    upper = [(0, -80, -20), (34, -70, -25), (54, -34, -25), (58, 0, -20)]
+    right = [*upper, (60 + out / 2, low * 0.5, -15), (58 + out, low, -10), (36 + out, low + 4, -15), (0, low, -20)]
     f.fill(waved(f, f.curves(both(right))), hair)
     f.area(both([(x * 0.86, y + 10, z) for x, y, z in right]), SHADOW, opacity=0.25, soft=6)
 
@@ -457,14 +466,14 @@ def paint_body(f, skin, light):
     a, r = f.a, f.random[6]
     colour, tie, neckline = 25 + 200 * r[:3], 20 + 200 * r[3:6], int(3 * r[6])
     width = 25 + 8 * a["Male"] + 4 * a["Chubby"]
-    f.area(both([(0, 84, 0), (30, 86, 0), (62, 97, 0), (92, 112, 0), (110, 150, 0), (0, 150, 0)]),
-           f.textured(mixed(colour, [colour.mean()] * 3, 0.3), "grain", light, 0.25, 7))
-    f.area(both([(0, 30, 5), (width - 2, 35, 5), (width, 70, 5), (width + 4, 92, 6), (width + 12, 100, 8),
-                 (0, 116 if neckline == 1 else 104, 12)]), skin)
+    shoulders = [(0, 84, 0), (30, 86, 0), (62, 97, 0), (92, 112, 0), (110, 150, 0), (0, 150, 0)]
+    f.area(both(shoulders), f.textured(mixed(colour, [colour.mean()] * 3, 0.3), "grain", light, 0.25, 7))
+    chest = [(width + 4, 92, 6), (width + 12, 100, 8), (0, 116 if neckline == 1 else 104, 12)]
+    f.area(both([(0, 30, 5), (width - 2, 35, 5), (width, 70, 5), *chest]), skin)
     f.area(both([(0, 60, 18), (30, 62, 12), (width - 1, 80, 10), (0, 92, 18)]), SHADOW, opacity=0.42, soft=5)
     if a["Wearing_Necktie"] or neckline == 2:
-        f.area([(width + 5, 84, 4), (width + 9, 99, 6), (14, 114, 14), (3, 104, 16)],
-               (236, 236, 240) if a["Wearing_Necktie"] else mixed(colour, (255, 255, 255), 0.25), pair=True)
+        collar = [(width + 5, 84, 4), (width + 9, 99, 6), (14, 114, 14), (3, 104, 16)]
+        f.area(collar, (236, 236, 240) if a["Wearing_Necktie"] else mixed(colour, (255, 255, 255), 0.25), pair=True)
     if a["Wearing_Necktie"]:
         f.area(both([(9, 95, 18), (6, 107, 18), (15, 150, 18)]), mixed(tie, (150, 20, 30), 0.5))
     if a["Wearing_Necklace"]:
@@ -477,12 +486,22 @@ def relief(f):
     """The relief of the face, as soft spots (x, y, z, rx, ry, strength) for shading."""
     a, eye, nose, mouth = f.a, f.eye, f.nose, f.mouth
     wide = 13 if a["Big_Nose"] else 5.5 if a["Pointy_Nose"] else 8
-    spots = [(0, -42, 40, 26, 16, 12), (0, 6, 52, 3.5, 15, 20), (0, nose - 1, 60, wide * 0.5, 5, 22),
-             (0, nose + 8, 50, wide * 1.1, 4, -32), (f.away * (wide + 1), nose - 8, 48, 5, 12, -30),
-             (0, mouth + 12 + f.gap, 42, 12, 4, -26), (0, mouth + 25, 42, 10, 8, 14)]
+    spots = [
+        (0, -42, 40, 26, 16, 12),
+        (0, 6, 52, 3.5, 15, 20),
+        (0, nose - 1, 60, wide * 0.5, 5, 22),
+        (0, nose + 8, 50, wide * 1.1, 4, -32),
+        (f.away * (wide + 1), nose - 8, 48, 5, 12, -30),
+        (0, mouth + 12 + f.gap, 42, 12, 4, -26),
+        (0, mouth + 25, 42, 10, 8, 14),
+    ]
     for sign in (-1, 1):
-        spots += [(sign * eye, -4, 39, 13, 8, -22), (sign * 9, -5, 41, 5, 9, -16), (sign * 46, 20, 12, 8, 40, -18),
-                  (sign * 26, 22, 37, 12, 9, 28 if a["Smiling"] else 6)]
+        spots += [
+            (sign * eye, -4, 39, 13, 8, -22),
+            (sign * 9, -5, 41, 5, 9, -16),
+            (sign * 46, 20, 12, 8, 40, -18),
+            (sign * 26, 22, 37, 12, 9, 28 if a["Smiling"] else 6),
+        ]
         if a["High_Cheekbones"]:
             spots += [(sign * 32, 14, 34, 11, 5, 42), (sign * 31, 36, 34, 7, 12, -58)]
     return spots
@@ -492,8 +511,8 @@ def paint_head(f, skin):
     """Ears, face, second chin and what age, shape and make-up leave on the skin; returns the mask of the face."""
     a, dark, side, chin, eye = f.a, f.dark, f.side, f.chin, f.eye
     size = 1 + 0.08 * f.s["ears"]
-    f.area([(side - 3, -9, -4), (side + 5, -13 * size, -9), (side + 8, -4, -9), (side + 6, 12 * size, -7),
-            (side, 24 * size, -2), (side - 5, 20, 0)], skin, pair=True)
+    front, back = [(side, 24 * size, -2), (side - 5, 20, 0)], [(side + 8, -4, -9), (side + 6, 12 * size, -7)]
+    f.area([(side - 3, -9, -4), (side + 5, -13 * size, -9), *back, *front], skin, pair=True)
     f.stroke([(side + 3, -8, -6), (side + 5.5, -2, -6), (side + 2, 12, -4)], dark, 1.5, pair=True, opacity=0.6)
     if a["Double_Chin"]:
         bulge = [(0, 50, 20), (f.jaw + 1, 50, 14), (30, chin + 6, 16), (12, chin + 14, 24)]
@@ -513,16 +532,16 @@ def paint_head(f, skin):
     if a["Smiling"] or not a["Young"]:  # folds from the nose past the corners of the mouth
         half = f.half + 4 + (not a["Smiling"])
         end, line, opacity = (3, 1.8, 0.4) if a["Young"] else (12, 2.6, 0.85)
-        f.stroke([(11, f.nose - 1), (half * 0.85, f.nose + 6), (half, f.corner - 2), (half - 1, f.corner + end)], dark,
-                 line, pair=True, soft=0.7, opacity=opacity)
+        fold = [(11, f.nose - 1), (half * 0.85, f.nose + 6), (half, f.corner - 2), (half - 1, f.corner + end)]
+        f.stroke(fold, dark, line, pair=True, soft=0.7, opacity=opacity)
     if a["Bags_Under_Eyes"]:
         tint = mixed(dark, (70, 40, 90), 0.35)
-        f.area([(eye - 9, 5), (eye, 7.5), (eye + 9, 5), (eye + 7, 11), (eye, 14), (eye - 8, 10)], tint, pair=True,
-               opacity=0.5, soft=1)
+        bag = [(eye - 9, 5), (eye, 7.5), (eye + 9, 5), (eye + 7, 11), (eye, 14), (eye - 8, 10)]
+        f.area(bag, tint, pair=True, opacity=0.5, soft=1)
         f.stroke([(eye - 9, 9), (eye, 13.5), (eye + 9, 9)], tint, 1.6, pair=True, opacity=0.8, soft=0.4)
     if a["Rosy_Cheeks"]:
-        f.area(oval(28, 24, 10, 8), mixed(f.p["skin"], (225, 40, 60), 0.7), pair=True, opacity=0.7, soft=3.5,
-               inside=inside)
+        rouge = mixed(f.p["skin"], (225, 40, 60), 0.7)
+        f.area(oval(28, 24, 10, 8), rouge, pair=True, opacity=0.7, soft=3.5, inside=inside)
     return inside
 
 
@@ -530,8 +549,8 @@ def paint_eyes(f):
     p, a, s, x = f.p, f.a, f.s, f.eye
     half, tilt = 9.8 + 0.5 * s["eye_size"], -0.9 - 0.5 * s["eye_tilt"]
     high = (2.3 if a["Narrow_Eyes"] else 5.8 - 0.9 * a["Male"] + 0.3 * s["eye_size"]) * (0.9 if a["Smiling"] else 1)
-    lid = [(x - half, 0.8), (x - half * 0.45, -high * 0.85), (x + half * 0.2, -high),
-           (x + half * 0.75, -high * 0.55 + tilt * 0.5), (x + half, tilt)]
+    lid = [(x - half, 0.8), (x - half * 0.45, -high * 0.85), (x + half * 0.2, -high)]
+    lid += [(x + half * 0.75, -high * 0.55 + tilt * 0.5), (x + half, tilt)]
     under = [(x + half * 0.6, high * 0.75 + tilt * 0.3), (x, high * 0.9), (x - half * 0.6, high * 0.7)]
     if a["Heavy_Makeup"]:
         shadow = ((96, 62, 150), (40, 90, 150), (110, 50, 60), (60, 110, 90))[int(4 * f.random[8, 0])]
@@ -561,26 +580,26 @@ def paint_brows(f, colour):
     thick = (3.3 if a["Bushy_Eyebrows"] else 1.4) + 0.8 * a["Male"]
     arch = 9 if a["Arched_Eyebrows"] else 0.3
     y = -14 + 2.6 * a["Male"] - 0.9 * f.s["brow_height"] - 1.5 * a["Bushy_Eyebrows"] + 0.2 * arch
-    middle = [(x - 11, y + 1 + arch * 0.2, 0.8), (x - 3, y - arch * 0.5, 1), (x + 4.5, y - arch, 1),
-              (x + 9, y - arch * 0.5, 0.8), (x + 14, y + 1 + arch * 0.3, 0.1)]
-    f.area([(u, v - thick * w) for u, v, w in middle] + [(u, v + thick * w) for u, v, w in middle[::-1]], colour,
-           pair=True, opacity=0.95 if a["Bushy_Eyebrows"] else 0.85, soft=0.35)
+    inner = [(x - 11, y + 1 + arch * 0.2, 0.8), (x - 3, y - arch * 0.5, 1), (x + 4.5, y - arch, 1)]
+    middle = [*inner, (x + 9, y - arch * 0.5, 0.8), (x + 14, y + 1 + arch * 0.3, 0.1)]  # x, y, share of the thickness
+    brow = [(u, v - thick * w) for u, v, w in middle] + [(u, v + thick * w) for u, v, w in middle[::-1]]
+    f.area(brow, colour, pair=True, opacity=0.95 if a["Bushy_Eyebrows"] else 0.85, soft=0.35)
 
 
 def paint_nose(f):
     a, y, dark, away = f.a, f.nose, mixed(f.dark, (30, 0, 0), 0.15), f.away
     wide = (15.5 if a["Big_Nose"] else 5.8 if a["Pointy_Nose"] else 9) + 0.6 * f.s["nose_width"]
-    f.stroke([(away * 6, -8, 42), (away * 3.5, 2, 48), (away * 4, y - 10, 53), (away * wide * 0.6, y - 3, 53)], dark,
-             2.4, opacity=0.35, soft=1.3)
-    f.stroke([(wide * 0.85, y - 5.5, 47), (wide + 0.8, y, 46), (wide * 0.8, y + 4.2, 48)], dark,
-             2.2 if a["Big_Nose"] else 1.5, pair=True, opacity=0.85, soft=0.4)
-    f.area(oval(wide * 0.48, y + 4.2, wide * 0.24 + 0.5, 1.6 if a["Big_Nose"] else 1.2, 51), (45, 18, 16), pair=True,
-           opacity=0.85, soft=0.3)
+    ridge = [(away * 6, -8, 42), (away * 3.5, 2, 48), (away * 4, y - 10, 53), (away * wide * 0.6, y - 3, 53)]
+    f.stroke(ridge, dark, 2.4, opacity=0.35, soft=1.3)
+    wing = [(wide * 0.85, y - 5.5, 47), (wide + 0.8, y, 46), (wide * 0.8, y + 4.2, 48)]
+    f.stroke(wing, dark, 2.2 if a["Big_Nose"] else 1.5, pair=True, opacity=0.85, soft=0.4)
+    nostril = oval(wide * 0.48, y + 4.2, wide * 0.24 + 0.5, 1.6 if a["Big_Nose"] else 1.2, 51)
+    f.area(nostril, (45, 18, 16), pair=True, opacity=0.85, soft=0.3)
     u, v, z, line = (wide * 0.8, y + 3, 51, 1.8) if a["Pointy_Nose"] else (wide * 0.45, y + 5.4, 54, 1.3)
     f.stroke([(-u, v, z), (0, y + 6.7, 59), (u, v, z)], dark, line, opacity=0.8, soft=0.3)
     if a["Pointy_Nose"]:
-        f.area([(-1.6, y - 20, 54), (1.6, y - 20, 54), (2, y - 2, 60), (0, y + 4, 61), (-2, y - 2, 60)],
-               mixed(f.p["skin"], (255, 246, 240), 0.55), opacity=0.6, soft=0.6)
+        gleam = [(-1.6, y - 20, 54), (1.6, y - 20, 54), (2, y - 2, 60), (0, y + 4, 61), (-2, y - 2, 60)]
+        f.area(gleam, mixed(f.p["skin"], (255, 246, 240), 0.55), opacity=0.6, soft=0.6)
 
 
 def paint_mouth(f):
@@ -591,20 +610,22 @@ def paint_mouth(f):
     if a["Wearing_Lipstick"]:
         lip = ((196, 16, 44), (214, 40, 100), (150, 12, 40))[int(3 * f.random[9, 0])]
     y = f.mouth - 1.5 * a["Smiling"]  # a smile hangs between its corners
-    seam = [(-half * 0.97, corner), (-half * 0.5, y + sag * 0.6), (0, y + sag * 0.75), (half * 0.5, y + sag * 0.6),
-            (half * 0.97, corner)]
-    f.area(both([(0, y - upper * 0.72), (half * 0.16, y - upper), (half * 0.5, y - upper * 0.8), (half, corner),
-                 (half * 0.62, y + sag * 0.8 + gap * 0.85 + lower * 0.6), (0, y + sag + gap + lower)]), lip)
-    f.area(both([(0, y + sag + gap + lower * 0.2), (half * 0.55, y + sag + gap * 0.9 + lower * 0.25),
-                 (0, y + sag + gap + lower * 0.9)]), mixed(lip, (255, 235, 235), 0.3), opacity=0.7, soft=0.6)
+    seam = [(-half * 0.97, corner), (-half * 0.5, y + sag * 0.6), (0, y + sag * 0.75)]
+    seam += [(half * 0.5, y + sag * 0.6), (half * 0.97, corner)]
+    above = [(0, y - upper * 0.72), (half * 0.16, y - upper), (half * 0.5, y - upper * 0.8), (half, corner)]
+    below = [(half * 0.62, y + sag * 0.8 + gap * 0.85 + lower * 0.6), (0, y + sag + gap + lower)]
+    f.area(both(above + below), lip)
+    low = y + sag + gap
+    gleam = [(0, low + lower * 0.2), (half * 0.55, y + sag + gap * 0.9 + lower * 0.25), (0, low + lower * 0.9)]
+    f.area(both(gleam), mixed(lip, (255, 235, 235), 0.3), opacity=0.7, soft=0.6)
     if gap:
-        opening = f.curves(seam + [(half * 0.55, y + sag * 0.7 + gap * 0.75), (0, y + sag + gap),
-                                   (-half * 0.55, y + sag * 0.7 + gap * 0.75)])
+        side = y + sag * 0.7 + gap * 0.75
+        opening = f.curves([*seam, (half * 0.55, side), (0, low), (-half * 0.55, side)])
         f.fill(opening, (52, 12, 16))
         teeth = gap * (0.75 if a["Smiling"] else 0.36)
-        f.area([(u, v - 1) for u, v in seam] + [(half * 0.5, y + sag * 0.5 + teeth), (0, y + sag * 0.8 + teeth),
-                                               (-half * 0.5, y + sag * 0.5 + teeth)], (244, 240, 232),
-               inside=f.mask(opening))
+        edge, middle = y + sag * 0.5 + teeth, y + sag * 0.8 + teeth
+        row = [*[(u, v - 1) for u, v in seam], (half * 0.5, edge), (0, middle), (-half * 0.5, edge)]
+        f.area(row, (244, 240, 232), inside=f.mask(opening))
     else:
         f.stroke(seam, (64, 14, 18), 2.1)
     f.area(oval(half, corner, 1.9, 1.5), (70, 25, 25), pair=True, opacity=0.6, soft=0.6)
@@ -615,28 +636,35 @@ def paint_beard(f, colour, inside, light):
     lips = y + 4 + 6 * a["Big_Lips"] + f.gap + 3 * a["Smiling"]
     if a["5_o_Clock_Shadow"]:
         tone = mixed(mixed(f.p["skin"], colour, 0.5), (45, 50, 62), 0.35)
-        f.area(both([(0, f.nose + 8), (half + 4, f.nose + 10), (half + 12, y - 8), (side - 3, y - 22, 14),
-                     (side + 2, 24, 10), (jaw + 3, 56, 16), (16, chin + 2, 34), (0, chin + 3, 36)]),
-               f.textured(tone, "grain", light, 1.0, 10), opacity=0.68, soft=2.6, inside=inside)
+        cheek = [
+            (0, f.nose + 8),
+            (half + 4, f.nose + 10),
+            (half + 12, y - 8),
+            (side - 3, y - 22, 14),
+            (side + 2, 24, 10),
+        ]
+        stubble = both([*cheek, (jaw + 3, 56, 16), (16, chin + 2, 34), (0, chin + 3, 36)])
+        f.area(stubble, f.textured(tone, "grain", light, 1.0, 10), opacity=0.68, soft=2.6, inside=inside)
     if a["No_Beard"] or a["5_o_Clock_Shadow"]:
         return
     hair = f.textured(mixed(colour, BLACK, 0.55 if a["Young"] else 0.1), "Straight_Hair", light, 0.6, 10)
     if a["Sideburns"]:
-        f.area([(side + 3, -24, 8), (side - 7, -26, 16), (side - 12, 22, 20), (jaw - 12, 48, 26), (20, chin - 8, 32),
-                (20, chin + 2, 30), (jaw + 5, 58, 14), (side + 3, 28, 10)], hair, pair=True, opacity=0.94, soft=1,
-               inside=inside)
+        inner = [(side - 7, -26, 16), (side - 12, 22, 20), (jaw - 12, 48, 26), (20, chin - 8, 32)]
+        outer = [(20, chin + 2, 30), (jaw + 5, 58, 14), (side + 3, 28, 10)]
+        f.area([(side + 3, -24, 8), *inner, *outer], hair, pair=True, opacity=0.94, soft=1, inside=inside)
     if a["Goatee"]:
         wide = 25 if a["Sideburns"] else 14
-        f.area(both([(0, lips + 1), (wide * 0.6, lips + 2), (wide, lips + 8), (wide, chin - 3, 33),
-                     (wide * 0.6, chin + 4, 35), (0, chin + 6, 36)]), hair, opacity=0.94, soft=1)
+        upper = [(0, lips + 1), (wide * 0.6, lips + 2), (wide, lips + 8)]
+        goatee = both([*upper, (wide, chin - 3, 33), (wide * 0.6, chin + 4, 35), (0, chin + 6, 36)])
+        f.area(goatee, hair, opacity=0.94, soft=1)
     if a["Mustache"]:
         thick = 4.5 * a["Big_Lips"]
-        f.area(both([(0, f.nose + 8.5), (8, f.nose + 8), (half * 0.8, corner - 6), (half + 5, corner + 1),
-                     (half + 3, corner + 4), (half * 0.7, corner - 1.5 - thick), (0, y - 2.5 - thick)]), hair,
-               opacity=0.94, soft=0.8)
+        upper = [(0, f.nose + 8.5), (8, f.nose + 8), (half * 0.8, corner - 6), (half + 5, corner + 1)]
+        lower = [(half + 3, corner + 4), (half * 0.7, corner - 1.5 - thick), (0, y - 2.5 - thick)]
+        f.area(both(upper + lower), hair, opacity=0.94, soft=0.8)
     if a["Mustache"] and a["Goatee"]:
-        f.area([(half + 5, corner), (half + 1, corner + 2), (half - 3, lips + 6), (half + 3, lips + 6)], hair,
-               pair=True, opacity=0.94, soft=1)
+        bridge = [(half + 5, corner), (half + 1, corner + 2), (half - 3, lips + 6), (half + 3, lips + 6)]
+        f.area(bridge, hair, pair=True, opacity=0.94, soft=1)
 
 
 def paint_hair(f, hair):
@@ -649,29 +677,29 @@ def paint_hair(f, hair):
     line = -46 + 1.5 * f.s["forehead"] - 15 * a["Receding_Hairline"]
     more = (0 if short else 4) + 2 * (p["strands"] == "Wavy_Hair")
     low = -2 if short else 14
-    outer = [(0, -80 - more * 0.6, -10), (26, -76 - more * 0.6, -10), (45 + more, -54, -10), (50 + more, -24, -8),
-             (47 + more, low, -4)]
+    top = 0, -80 - more * 0.6, -10
+    outer = [(26, -76 - more * 0.6, -10), (45 + more, -54, -10), (50 + more, -24, -8), (47 + more, low, -4)]
     if a["Receding_Hairline"]:
         inner = [(44, low, 12), (41, -20, 20), (37, -46, 18), (30, -62, 14), (14, line + 4, 20)]
     else:
         inner = [(44, low, 12), (41, -20, 20), (36, -38, 24), (20, line + 2, 32)]
-    right = outer[1:] + inner
-    crown = [outer[0], *right, (parting * 0.7, line - 2, 34), *[(-x, y, z) for x, y, z in right[::-1]]]
+    right = outer + inner
+    crown = [top, *right, (parting * 0.7, line - 2, 34), *[(-x, y, z) for x, y, z in right[::-1]]]
     f.area([(x * 0.99, y + 3, z) for x, y, z in crown], SHADOW, opacity=0.3, soft=2.5)
     f.fill(waved(f, f.curves(crown)), hair)
     if not a["Receding_Hairline"] and not a["Bangs"]:
-        f.stroke([(parting * 0.7, line - 2, 34), (parting, -64, 18), (parting, -76, 5)], SHADOW, 1.6, opacity=0.35,
-                 soft=0.6)
+        part = [(parting * 0.7, line - 2, 34), (parting, -64, 18), (parting, -76, 5)]
+        f.stroke(part, SHADOW, 1.6, opacity=0.35, soft=0.6)
     if not short:
         end = 62 if p["length"] == "medium" else 122
-        lock = [(20, -68, 10), (40, -52, 12), (41, -20, 18), (43, 20, 14), (42, end * 0.7, 8), (44, end, 4),
-                (58, end, -4), (61, 40, -6), (57, 0, -6), (52, -40, -8)]
+        lock = [(20, -68, 10), (40, -52, 12), (41, -20, 18), (43, 20, 14), (42, end * 0.7, 8), (44, end, 4)]
+        lock += [(58, end, -4), (61, 40, -6), (57, 0, -6), (52, -40, -8)]
         f.area([(x * 0.97, y, z) for x, y, z in lock], SHADOW, pair=True, opacity=0.3, soft=2.5)
         f.fill(waved(f, f.curves(lock, pair=True)), hair)
     if a["Bangs"]:
         ends = [(x, -18.5 + (3.5 if i % 2 else -2.5) + abs(x) * 0.06) for i, x in enumerate(range(-42, 43, 7))]
-        fringe = f.place([(-41, -50, 22), *[(x, y, 6 + z) for x, y, z in solid(ends)], (41, -50, 22), (20, -68, 14),
-                          (-20, -68, 14)])
+        top = [(41, -50, 22), (20, -68, 14), (-20, -68, 14)]
+        fringe = f.place([(-41, -50, 22), *[(x, y, 6 + z) for x, y, z in solid(ends)], *top])
         f.fill([fringe + np.float32((0, 3 * SCALE))], SHADOW, opacity=0.35, soft=1.5)
         f.fill([fringe], hair)
 
@@ -715,8 +743,8 @@ def paint_hat(f, light):
             z = 46 * (1 - (x / 56) ** 2) ** 0.5
             f.stroke([(x, -52 + x * 0.24, z), (x, -37 + x * 0.24, z)], SHADOW, 1.2, pair=True, opacity=0.3)
     elif kind == 1:
-        f.area(both([(0, -52, 46), (26, -48, 42), (40, -36, 30), (36, -27, 62), (0, -24, 82)]),
-               f.textured(band, "grain", light, 0.3, 14))
+        peak = [(0, -52, 46), (26, -48, 42), (40, -36, 30), (36, -27, 62), (0, -24, 82)]
+        f.area(both(peak), f.textured(band, "grain", light, 0.3, 14))
         f.stroke(both([(36, -27, 62), (0, -24, 82)]), SHADOW, 1.6, opacity=0.6)
     else:
         f.area(both([(0, -52, 44), (32, -48, 34), (53, -38, 0), *rim]), band)
@@ -758,7 +786,7 @@ def draw(p):
     picture = cv2.resize(f.canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     picture = cv2.GaussianBlur(picture, (0, 0), 2.3 if a["Blurry"] else 0.35 + 0.25 * r[0])
     i, j = (480 * r[1:3]).astype(int)
-    grain = textures()["grain"][i:i + HEIGHT, j:j + WIDTH].astype(np.float32) - 128
+    grain = textures()["grain"][i : i + HEIGHT, j : j + WIDTH].astype(np.float32) - 128
     picture = picture * np.float32(p["brightness"]) + np.float32(0.03 + 0.11 * r[3]) * grain[..., None]
     return np.clip(picture + 0.5, 0, 255).astype(np.uint8), a, f.landmarks
 
@@ -766,8 +794,8 @@ def draw(p):
 # ---------------------------------------------------------------- a CelebA data set of them
 
 STAMP = "synthetic.json"
-FILES = ("list_landmarks_align_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt", "poses.tsv",
-         "list_attr_celeba.txt")  # the attributes last: without them a folder is not taken for whole
+TABLES = ("list_landmarks_align_celeba.txt", "identity_CelebA.txt", "list_eval_partition.txt", "poses.tsv")
+FILES = (*TABLES, "list_attr_celeba.txt")  # the attributes last: without them a folder is not taken for whole
 POSE = ("yaw", "pitch", "roll", "lighting", "scale")
 
 
@@ -799,8 +827,10 @@ def earlier_run(out_dir, stamp):
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out_dir} is not empty and holds no drawn data set; give a new or an empty folder") from None
     if not same:
-        raise InputError(f"{out_dir} holds {earlier['count']} faces of {earlier['identities']} people, seed "
-                         f"{earlier['seed']}: give the same numbers or another folder")
+        raise InputError(
+            f"{out_dir} holds {earlier['count']} faces of {earlier['identities']} people, seed "
+            f"{earlier['seed']}: give the same numbers or another folder"
+        )
     if earlier != stamp or not all((out_dir / name).exists() for name in FILES):
         return False
     return len(list((out_dir / "img_align_celeba").glob("*.jpg"))) == stamp["count"]
@@ -844,7 +874,7 @@ def write(out_dir, count=4000, seed=0, identities=None, workers=0):
     else:
         rows = [draw_file(job) for job in jobs]
     part, held, order = [0] * identities, max(round(identities / 10), int(identities > 2)), rng.permutation(identities)
-    for i, identity in enumerate(order[:2 * held]):
+    for i, identity in enumerate(order[: 2 * held]):
         part[identity] = 1 + (i >= held)
 
     attributes, landmarks, poses = zip(*rows, strict=True)
