@@ -55,7 +55,7 @@ def flipped(c, numbers, exclusive):
     """
     chosen = pick_one(c, numbers)
     ends = ((chosen & (c == 0))[:, :, None] & exclusive).any(1)
-    return torch.where(chosen, 1 - c, torch.where(ends, 0, c))
+    return torch.where(chosen, 1 - c, c * ~ends)
 
 
 def exclusions(attributes):

@@ -22,7 +22,7 @@ from facegen_attr.model import (
     initialise,
     start_shape,
 )
-from facegen_attr.plumbing import find_model, in_chunks, read_checkpoint, setup
+from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpoint, setup
 
 
 def run_name(args):
@@ -92,10 +92,15 @@ def make_discriminator(flags):
 
 
 def make_optimizer(args, network):
-    """Adam, or RMSprop with TensorFlow's decay of 0.9."""
-    if args.optimizer == "rmsprop":
-        return torch.optim.RMSprop(network.parameters(), args.learning_rate, alpha=0.9)
-    return torch.optim.Adam(network.parameters(), args.learning_rate, (args.beta1, 0.99), fused=True)
+    """Adam, or RMSprop with TensorFlow's decay of 0.9; on CUDA as a graph needs them (see make_adam)."""
+    if args.optimizer == "adam":
+        optimizer = make_adam(network.parameters(), args.learning_rate, args.beta1)
+        optimizer.param_groups[0]["betas"] = args.beta1, 0.99
+        return optimizer
+    parameters = list(network.parameters())
+    cuda = parameters[0].device.type == "cuda"
+    rate = torch.tensor(args.learning_rate, device=parameters[0].device) if cuda else args.learning_rate
+    return torch.optim.RMSprop(parameters, rate, alpha=0.9, capturable=cuda)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ from facegen_attr.loading import (
     split,
 )
 from facegen_attr.model import MODELS, REFINERS, attribute_loss, mismatch_loss, reconstruction_loss, start_shape
-from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, number, setup, update_ema, weight
+from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, replayed, setup, update_ema, weight
 from facegen_attr.predictor import train_predictor
 from facegen_attr.refine import refine
 from facegen_attr.validation import fixed_starts, validate
@@ -89,7 +89,7 @@ def parse_args(argv=None):
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
 
-    half = number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)
+    half = plumbing.number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=32).add_argument
     add("--optimizer", choices=("adam", "rmsprop"), help="of both networks (default: the model's)")
     add("--lambda_mismatch", type=weight, help="weight of D's loss on real faces, wrong attributes")
@@ -102,8 +102,8 @@ def parse_args(argv=None):
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
-    many = number(int, "1 to 100000", lambda n: 1 <= n <= 100_000)
-    port = number(int, "0 to 65535 (0: any that is free)", lambda n: 0 <= n <= 65535)
+    many = plumbing.number(int, "1 to 100000", lambda n: 1 <= n <= 100_000)
+    port = plumbing.number(int, "0 to 65535 (0: any that is free)", lambda n: 0 <= n <= 65535)
     add = plumbing.add_file_flags(parser).add_argument
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
     add("--count", type=many, help="generate: how many pictures (default: 16)")
@@ -147,10 +147,11 @@ def presets(first):
 
 
 class Players(NamedTuple):
-    """Both networks and their optimizers."""
+    """What a step changes: both networks, the running mean of the generator's weights, the optimizers."""
 
     generator: torch.nn.Module
     discriminator: torch.nn.Module
+    ema: torch.nn.Module
     g_optimizer: torch.optim.Optimizer
     d_optimizer: torch.optim.Optimizer
 
@@ -159,21 +160,21 @@ def draw(args, c, pool, exclusive, mine):
     """All that is random in a step; every process draws for the whole batch and takes its slice `mine`.
 
     c: (N, A), the attributes of this process's real faces; pool: (M, A), those of all; exclusive: see flipped().
-    Returns wrong attributes for these faces, what else is asked for, the noise to begin from, and numbers for
-    diff_augment. The editor is asked to leave one face in four as it is, to turn one attribute round of one or two, and
-    to give the others the attributes of another face: many changes at once, and the rare ones often.
+    Returns wrong attributes for these faces, what else is asked for, the noise to begin from, and numbers (views, 7, N)
+    for diff_augment. The editor is asked to leave one face in four as it is, to turn one attribute round of one or two,
+    and to give the others the attributes of another face: many changes at once, and the rare ones often.
     """
-    wrong = mismatched(c, pool, torch.rand(2, args.batch_size)[:, mine].to(c.device))
-    numbers = torch.rand(3, args.batch_size)[:, mine].to(c.device)
-    asked, start = mismatched(c, pool, numbers[:2]), None
-    if is_editor(args):
-        kind = numbers[2, :, None]
-        asked = torch.where(kind < 0.25, c, torch.where(kind < 0.6, flipped(c, numbers[0], exclusive), asked))
-    if args.model != "dcgan5":
-        start = torch.randn(args.batch_size, *start_shape(args.model, *picture_size(args)))[mine].to(c.device)
     rounds = 2 if args.model in REFINERS and not is_editor(args) else 1
-    seen = [torch.rand(7, args.batch_size)[:, mine] for _ in range(1 + 2 * rounds)] if args.diff_augment else []
-    return wrong, asked, start, [numbers.to(c.device) for numbers in seen]
+    views = 1 + 2 * rounds if args.diff_augment else 0
+    numbers = torch.rand(5 + 7 * views, args.batch_size, device=c.device)[:, mine]
+    wrong, asked, start = mismatched(c, pool, numbers[:2]), mismatched(c, pool, numbers[2:4]), None
+    if is_editor(args):
+        kind = numbers[4, :, None]
+        asked = torch.where(kind < 0.25, c, torch.where(kind < 0.6, flipped(c, numbers[2], exclusive), asked))
+    if args.model != "dcgan5":
+        shape = start_shape(args.model, *picture_size(args))
+        start = torch.randn(args.batch_size, *shape, device=c.device)[mine]
+    return wrong, asked, start, numbers[5:].unflatten(0, (views, 7))
 
 
 def imagine(args, generator, x, c, asked, start):
@@ -194,13 +195,15 @@ def imagine(args, generator, x, c, asked, start):
 
 
 def see(x, numbers):
-    """What the discriminator sees of pictures: them, or with numbers (a list, see diff_augment) them augmented."""
-    return diff_augment(x, torch.cat(numbers, 1)).contiguous(memory_format=torch.channels_last) if numbers else x
+    """What the discriminator sees of pictures: them, or with numbers (rounds, 7, N) diff_augment's."""
+    if not len(numbers):
+        return x
+    return diff_augment(x, numbers.transpose(0, 1).flatten(1)).contiguous(memory_format=torch.channels_last)
 
 
-def update(args, players, autocast, pool, exclusive, mine, x, c, penalty):
-    """One step, on real faces x and their attributes c; penalty: whether R1's is due. Returns what is to be logged."""
-    generator, discriminator, g_optimizer, d_optimizer = players
+def update(args, players, autocast, pool, exclusive, mine, now, x, c, penalty):
+    """Step `now` on real faces x of attributes c; penalty: whether R1's is due. Returns what is to be logged."""
+    generator, discriminator, ema, g_optimizer, d_optimizer = players
     wrong, asked, start, numbers = draw(args, c, pool, exclusive, mine)
     generator.train()
     discriminator.train()
@@ -208,6 +211,7 @@ def update(args, players, autocast, pool, exclusive, mine, x, c, penalty):
         rounds = imagine(args, generator, x, c, asked, start)
     x_fake, c_fake = (torch.cat([made[i] for made in rounds]).float() for i in (0, 1))
     numbers, again = numbers[: 1 + len(rounds)], numbers[1 + len(rounds) :]
+    losses = {}
 
     # 1. Discriminator: tell real from generated, right attributes from wrong ones, and read the attributes
     x_seen = see(x, numbers[:1])
@@ -231,16 +235,19 @@ def update(args, players, autocast, pool, exclusive, mine, x, c, penalty):
         (d_judged,), reading = discriminator(see(x_fake, again), c_fake)
     total = g_loss = generator_loss(d_judged.float())
     if args.lambda_attributes:
-        total = total + args.lambda_attributes * attribute_loss(reading.float(), c_fake)
+        losses["attributes"] = attribute_loss(reading.float(), c_fake)
+        total = total + args.lambda_attributes * losses["attributes"]
     if args.model in REFINERS:
-        pairs = [(made.float(), fed) for made, _, fed in rounds if fed is not None]
-        total = total + args.lambda_rec * sum(reconstruction_loss(*pair, args.network) for pair in pairs)
+        pairs = [(made.float(), fed.float()) for made, _, fed in rounds if fed is not None]
+        losses["rec"] = sum(reconstruction_loss(*pair, args.network) for pair in pairs)
+        total = total + args.lambda_rec * losses["rec"]
     descend(total, g_optimizer)
     discriminator.requires_grad_(True)
+    update_ema(ema, generator, now, EMA[args.recipe])
 
     chances = dict(real=d_real[0], fake=d_fake, mismatch=d_real[1] if args.lambda_mismatch else None)
     means = {name: d_loss.new_zeros(()) if d is None else d.sigmoid().mean() for name, d in chances.items()}
-    return dict(d=d_loss, g=g_loss) | {f"probability/{name}": mean for name, mean in means.items()}
+    return dict(d=d_loss, g=g_loss) | {f"probability/{name}": mean for name, mean in means.items()} | losses
 
 
 def train(args):
@@ -260,32 +267,34 @@ def train(args):
     start, asked = fixed_starts(args, x_validation, c_validation)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     generator = make_generator(args).to(device, memory_format=torch.channels_last)
     discriminator = make_discriminator(args).to(device, memory_format=torch.channels_last)
     ema = make_ema(generator)
     shown = Model(ema if args.show_ema else generator, args, device, autocast)
-    players = Players(generator, discriminator, make_optimizer(args, generator), make_optimizer(args, discriminator))
+    optimizers = make_optimizer(args, generator), make_optimizer(args, discriminator)
+    players = Players(generator, discriminator, ema, *optimizers)
 
     # Logbook
     about = f"{len(train_rows)} training and {len(validation_rows)} validation faces, {len(args.attributes)} attributes"
     state = dict(history=torch.zeros(0, 6), known=known)
-    parts, facts = players._asdict() | dict(ema=ema), dict(data=records.describe())
+    parts, facts = players._asdict(), dict(data=records.describe())
     journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank, **state)
     state = journal.state
 
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)
-    step_of = partial(update, args, players, autocast, pool, exclusions(args.attributes).to(device), mine)
-    for step in journal.steps():
+    exclusive = exclusions(args.attributes).to(device)
+    step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now), device)
+    for number in journal.steps():
         x, chosen = next(stream)
-        losses = step_of(x, attributes[chosen], args.lambda_r1 > 0 and step % R1_EVERY == 1)
-        update_ema(ema, generator, step, EMA[args.recipe])
+        losses = step(x, attributes[chosen], penalty=args.lambda_r1 > 0 and number % R1_EVERY == 0)
 
         # 3. What is due: numbers, a sheet and the score, a checkpoint
         journal.add(**losses)
         if journal.log_due:
-            line = torch.tensor([[step, *journal.means.values()]])
-            state["history"] = torch.cat([state["history"], line])
+            line = [number, *list(journal.means.values())[:5]]
+            state["history"] = torch.cat([state["history"], torch.tensor([line])])
         if rank == 0 and journal.sheet_due:
             score = validate(shown, discriminator, start, asked, x_validation, c_validation, journal)
             journal.keep_if_best(score)

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.celeba import ATTRIBUTES, batches, to_tensor
 from facegen_attr.loading import attributes_of, load_records, make_optimizer, run_name, split
-from facegen_attr.plumbing import Journal, descend, in_chunks, read_checkpoint, set_rate, setup, slice_of
+from facegen_attr.plumbing import Journal, descend, in_chunks, read_checkpoint, replayed, set_rate, setup, slice_of
 
 SIZE = 64  # the pictures it reads, whatever the size of those that are generated
 
@@ -32,10 +32,12 @@ class Predictor(nn.Module):
 def shifted(x, numbers, most=4):
     """Pictures x (N, 3, H, W), each moved by up to `most` pixels, edges repeated. numbers: (2, N) in [0, 1)."""
     height, width = x.shape[2:]
-    x = F.pad(x, (most,) * 4, mode="replicate")
-    moves = (numbers * (2 * most + 1)).long().T.tolist()
-    pieces = zip(x, moves, strict=True)
-    return torch.stack([image[:, down : down + height, right : right + width] for image, (down, right) in pieces])
+    down, right = (numbers * (2 * most + 1)).long()
+    rows = down[:, None] - most + torch.arange(height, device=x.device)
+    columns = right[:, None] - most + torch.arange(width, device=x.device)
+    rows, columns = rows.clamp(0, height - 1)[:, :, None], columns.clamp(0, width - 1)[:, None]
+    which = torch.arange(len(x), device=x.device)[:, None, None]
+    return x[which, :, rows, columns].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -69,6 +71,7 @@ def train_predictor(args):
     train_rows, validation_rows = split(args, records)
 
     # Network
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     predictor = Predictor().to(device, memory_format=torch.channels_last)
     optimizer = make_optimizer(args, predictor)
 
@@ -80,20 +83,25 @@ def train_predictor(args):
     stream = batches(records, train_rows, args.batch_size, device, args.seed, journal.step, rank, world, flip=True)
     there = attributes.to(device)
 
-    for step in journal.steps():
-        x, chosen = next(stream)
-        set_rate(optimizer, args.learning_rate * (1 + math.cos(math.pi * step / journal.planned)) / 2)
-
-        # Predictor: read the attributes
+    def step(x, c):
+        """Predictor: read the attributes."""
         predictor.train()
+        numbers = torch.rand(2, args.batch_size, device=device)[:, mine]
         with autocast():
-            reading = predictor(shifted(x, torch.rand(2, args.batch_size)[:, mine]))
-        loss = F.binary_cross_entropy_with_logits(reading.float(), there[chosen])
+            reading = predictor(shifted(x, numbers))
+        loss = F.binary_cross_entropy_with_logits(reading.float(), c)
         descend(loss, optimizer)
+        return dict(predictor=loss)
+
+    step = replayed(step, device)
+    for number in journal.steps():
+        set_rate(optimizer, args.learning_rate * (1 + math.cos(math.pi * number / journal.planned)) / 2)
+        x, chosen = next(stream)
+        losses = step(x, there[chosen])
 
         # What is due: numbers, validation, a checkpoint
-        journal.add(predictor=loss)
-        if rank == 0 and journal.epoch_end:
+        journal.add(**losses)
+        if rank == 0 and journal.sheet_due:
             logits = read_logits(predictor, records.images[validation_rows])
             error = F.binary_cross_entropy_with_logits(logits, attributes[validation_rows]).item()
             journal.scalar("loss/validation", error)

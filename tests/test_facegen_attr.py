@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import csv
+import functools
 import io
 import math
 import os
@@ -17,6 +18,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.celeba import ATTRIBUTES, CelebA, attribute_indices
 from common.photos import InputError
@@ -27,6 +29,7 @@ from facegen_attr.gan import discriminator_loss, generator_loss
 from facegen_attr.loading import ask, load_records, make_discriminator, make_generator, make_optimizer, picture_size
 from facegen_attr.model import (
     MODELS,
+    REFINERS,
     ConditionalDiscriminator,
     ConditionalGenerator,
     ConditionalNorm,
@@ -43,7 +46,7 @@ from facegen_attr.model import (
     smooth,
     start_shape,
 )
-from facegen_attr.plumbing import read_checkpoint
+from facegen_attr.plumbing import make_ema, read_checkpoint
 from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
 from facegen_attr.validation import obeyed
@@ -403,7 +406,7 @@ def same(a, b):
 @pytest.mark.parametrize("flags", [["--model=dcgan4"], ["--model=dcgan2", "--recipe=best", "--diff_augment"],
                                    ["--model=dcgan5", "--recipe=best"]])  # fmt: skip
 def test_resume_is_exact(flags, faces, home):
-    """8 steps are 5 steps, a new start and 3 more, bit for bit: weights, EMA, optimizers, random state, curves."""
+    """8 steps are 5 steps, a new start and 3 more, bit for bit: weights, EMA, optimizers, curves."""
     results = []
     for name, stops in (("once", [8]), ("twice", [5, 8])):
         for stop in stops:
@@ -411,15 +414,75 @@ def test_resume_is_exact(flags, faces, home):
             often = ["--log_every=1", "--sample_every=5", "--steps", stop]
             assert call("--dataset_dir", faces, *flags, *SMALL, *paths, *often) == 0
         results.append(torch.load(next((home / name).glob("*/last.pt")), weights_only=True))
-    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer", "random"):
+    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer"):
         assert same(results[0][part], results[1][part]), part
     assert results[0]["state"]["step"] == 8
     assert same(results[0]["state"]["history"], results[1]["state"]["history"])
 
 
-def test_the_penalty_and_the_readings_change_the_weights(faces, home):
+def prepare(model, network="document", **flags):
+    """update() for four faces of three attributes, what it changes, and its x and c."""
+    torch.manual_seed(0)
+    args, generator, discriminator = networks(model, network)
+    weights = dict(lambda_mismatch=1.0, lambda_attributes=0.0, lambda_rec=0.5, lambda_r1=0.2)
+    defaults = dict(batch_size=4, optimizer="adam", learning_rate=1e-3, beta1=0.5, recipe="best")
+    vars(args).update(weights | defaults | flags)
+    optimizers = make_optimizer(args, generator), make_optimizer(args, discriminator)
+    players = script.Players(generator, discriminator, make_ema(generator), *optimizers)
+    c = torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    fixed = players, contextlib.nullcontext, c.clone(), exclusions(args.attributes), slice(0, 4), torch.ones(())
+    return functools.partial(script.update, args, *fixed), players, torch.rand(4, 3, *picture_size(args)) * 2 - 1, c
+
+
+STEPS = [
+    ("dcgan2", {}),
+    ("dcgan4", dict(diff_augment=True, optimizer="rmsprop")),
+    ("dcgan5", {}),
+    ("dcgan2", dict(network="conditional", lambda_attributes=0.5, lambda_mismatch=0.0)),
+    ("dcgan5", dict(network="conditional", lambda_attributes=0.5, diff_augment=True)),
+]
+
+
+@pytest.mark.parametrize(("model", "flags"), STEPS)
+def test_a_step_is_a_function_of_its_tensors(model, flags):
+    """The same networks, tensors and seed twice: the same losses and weights; another seed: others."""
+    results = []
+    for seed in (1, 1, 2):
+        update, players, x, c = prepare(model, **flags)
+        torch.manual_seed(seed)
+        losses = [update(x, c, penalty=penalty) for penalty in (False, True)]
+        results.append((losses, [player.state_dict() for player in players]))
+    assert same(results[0], results[1]) and not same(results[0][0], results[2][0])
+    first, second = results[0][0]
+    assert first.keys() == second.keys() and all(loss.shape == () for loss in first.values())
+    assert ("attributes" in first, "rec" in first) == (flags.get("network") == "conditional", model in REFINERS)
+
+
+class Deaf(TorchDispatchMode):
+    """Refuses what on a GPU waits for the host or is sent by it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::")
+        assert not name.startswith(("_local_scalar_dense", "nonzero", "masked_select", "lift", "scalar_tensor")), name
+        if name.startswith("index"):
+            assert all(index is None or index.dtype != torch.bool for index in args[1]), "a mask as an index"
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize(("model", "flags"), STEPS)
+def test_a_step_never_waits_for_the_host(model, flags):
+    update, _, x, c = prepare(model, **flags)
+    update(x, c, penalty=True)  # now the optimizers have their state
+    with Deaf():
+        update(x, c, penalty=False)
+        update(x, c, penalty=True)
+        shifted(x, torch.rand(2, 4))
+
+
+def test_the_penalty_and_the_readings_change_the_weights(faces, home, monkeypatch):
     """Each of the best recipe's ingredients is a flag that does something."""
     ends = {}
+    monkeypatch.setattr(script, "R1_EVERY", 2)
     for name, extra in {"all": [], "r1": ["--lambda_r1=0"], "read": ["--lambda_attributes=0"],
                         "mismatch": ["--lambda_mismatch=0"], "balance": ["--balance=0"], "flip": ["--flip=False"],
                         "augment": ["--diff_augment"]}.items():  # fmt: skip
@@ -476,12 +539,32 @@ def test_a_stop_saves_first(faces, home):
     assert process.returncode == 0, output
     step = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")["state"]["step"]
     assert step > 0 and f"trained {step} of " in output
+    assert "inf" not in output and "best at" not in output, "there was no sheet: no model was chosen"
+    assert str(home / "models") not in output and not (home / "models").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--learning_rate=1e30", "--steps=9"]
     assert call(*flags, "--recipe=best") == 1
     assert "not finite at step" in capsys.readouterr().err
+    assert not (home / "models").exists() and not (home / "checkpoint").exists()
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(faces, home):
+    """Both processes decide by their mean: none is left waiting for the other."""
+    broken = home / "broken.py"
+    broken.write_text(f"""import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from facegen_attr import main as script
+loss, script.generator_loss = script.generator_loss, lambda d: loss(d) / (1 - int(os.environ["RANK"]))
+script.main(sys.argv[1:])
+""")
+    flags = ["--dataset_dir", faces, "--steps", 9, "--log_every", 1, *SMALL, *places(home)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = list(map(str, [*launch, broken, *flags]))
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode and process.stderr.count("not finite at step 1") == 2, process.stderr
     assert not (home / "models").exists() and not (home / "checkpoint").exists()
 
 
@@ -703,6 +786,18 @@ def test_predictor_resumes(faces, home):
     assert all(same(results[0][part], results[1][part]) for part in ("predictor", "optimizer"))
 
 
+def test_predictor_validates_and_saves_as_often_as_asked(faces, home):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ["--dataset_dir", faces, "--run=train_predictor", *SMALL, *places(home), "--learning_rate=1e-30"]
+    assert call(*flags, "--steps=7", "--sample_every=3", "--save_every=5") == 0
+    charts = EventAccumulator(str(home / "samples/faces_predictor/logs")).Reload()
+    assert [point.step for point in charts.Scalars("loss/validation")] == [3, 6, 7]
+    saved = home / "checkpoint/faces_predictor"
+    steps = [read_checkpoint(saved / name)["state"]["step"] for name in ("last.previous.pt", "last.pt")]
+    assert steps[1] == 7 and steps[0] in (5, 6), "6 where it was better than 3"
+
+
 # A person's mistakes
 
 
@@ -752,6 +847,26 @@ def test_mistakes_with_models(trained, faces, tmp_path, capsys):
     shutil.copytree(faces / "img_align_celeba", plain)
     assert call("--dataset_dir", plain, *SMALL, *places(tmp_path)) == 2
     assert "no attributes" in capsys.readouterr().err and not (tmp_path / "records").exists()
+
+
+STRANGERS = [
+    b"junk",
+    b"",
+    {"format": 2, "project": "dapgan", "args": {}, "state": {}},
+    {"format": 1, "args": {}, "state": {}, "generator": {}, "predictor": {}},
+]
+
+
+@pytest.mark.parametrize("content", STRANGERS)
+def test_files_that_are_none_of_this_project(content, trained, faces, tmp_path, capsys):
+    path = tmp_path / "other.pt"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    photo = next((faces / "img_align_celeba").iterdir())
+    flags = ["--dataset_name", "faces", *SMALL, *places(trained[0]), "--run=refine", "--model=dcgan5"]
+    for extra in (["--model_path"], ["--first_model"], ["--images", photo, "--predictor_path"]):
+        assert call(*flags, *extra, path) == 2, extra
+        error = capsys.readouterr().err.strip().splitlines()
+        assert len(error) == 1 and str(path) in error[0] and " no " in error[0], error
 
 
 def test_the_page_needs_gradio(trained, monkeypatch, capsys):
