@@ -140,6 +140,23 @@ def cut_out(image, boxes, scores, landmarks, args):
         yield face, dict(zip(FOUND, (f"{number:.4f}" for number in numbers), strict=True))
 
 
+def write_faces(batch, detector, stems, out_dir, args):
+    """Write the faces of a batch of read_batches() as pictures; returns its rows of faces.tsv."""
+    found = zip(*detector.detect([image for _, image in batch if image is not None]), strict=True)
+    rows = []
+    for row, image in batch:
+        stem = stems[row["source"]] + (f"/{int(row['frame']):06d}" if row["frame"] else "")
+        faces = [] if image is None else list(cut_out(image, *next(found), args))
+        for number, (face, columns) in enumerate(faces, 1):
+            name = f"{stem}_face{number}.{args.format}" if number > 1 else f"{stem}.{args.format}"
+            coded = cv2.imencode(f".{args.format}", face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+            replace_file(out_dir / name, coded.tobytes())
+            rows.append(row | columns | {"output": name})
+        if not faces:
+            rows.append({"skipped": "no face found"} | row)
+    return rows
+
+
 def crop_folder(args):
     """Cut the faces out of everything in args.in_dir, going on with an earlier run; faces.tsv says what is where."""
     out_dir, table = Path(args.out_dir), Path(args.out_dir, "faces.tsv")
@@ -167,18 +184,7 @@ def crop_folder(args):
     replace_file(table, (title + "\n" + "\t".join(COLUMNS) + "\n").encode() + encode_rows(rows))
     with open(table, "ab", buffering=0) as file:
         for batch in read_batches(files, stamps, args.every, done):
-            found = zip(*detector.detect([image for _, image in batch if image is not None]), strict=True)
-            new = []
-            for row, image in batch:
-                stem = stems[row["source"]] + (f"/{int(row['frame']):06d}" if row["frame"] else "")
-                faces = [] if image is None else list(cut_out(image, *next(found), args))
-                for number, (face, columns) in enumerate(faces, 1):
-                    name = f"{stem}_face{number}.{args.format}" if number > 1 else f"{stem}.{args.format}"
-                    coded = cv2.imencode(f".{args.format}", face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-                    replace_file(out_dir / name, coded.tobytes())
-                    new.append(row | columns | {"output": name})
-                if not faces:
-                    new.append({"skipped": "no face found"} | row)
+            new = write_faces(batch, detector, stems, out_dir, args)
             file.write(encode_rows(new))
             rows += new
 

@@ -14,7 +14,16 @@ from pictures import RED, flat, is_red, sketch, write_video
 from PIL import Image
 
 from common.mtcnn import TEMPLATE, align, crop
-from common.photos import InputError, Writer, media_files, numbered_frames, read_frames, read_image, write_film
+from common.photos import (
+    InputError,
+    Writer,
+    media_files,
+    numbered_frames,
+    read_frames,
+    read_image,
+    save_pictures,
+    write_film,
+)
 
 # Reading
 
@@ -222,6 +231,26 @@ def test_film(tmp_path):
     assert [image.shape for image in film] == [(256, 256, 3)] * 3 and is_red(film[0])
 
 
-def test_reading_and_writing_need_no_torch():
-    code = "import sys, common.photos; assert not {'torch', 'torchvision', 'joblib'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+def test_pictures_of_a_folder(tmp_path):
+    save_pictures(tmp_path, ["a", "sub/b"], np.stack(FRAMES[:2]))
+    assert (read_image(tmp_path / "a.png") == FRAMES[0]).all() and (
+        read_image(tmp_path / "sub/b.png") == FRAMES[1]
+    ).all()
+
+
+# Imports
+
+
+@pytest.mark.parametrize(
+    "module, others",
+    [
+        ("photos", ["torch", "joblib", "common.mtcnn", "common.celeba", "common.crop"]),
+        ("mtcnn", ["torchvision", "joblib", "common.celeba", "common.crop"]),
+        ("celeba", ["torchvision", "torch.utils.tensorboard", "joblib", "common.crop", "common.synthetic"]),
+        ("synthetic", ["torchvision", "common.celeba", "common.crop"]),
+    ],
+)
+def test_imports_go_one_way_and_nothing_heavy_comes_with_them(module, others):
+    code = f"import sys, common.{module}; print(set({others}) & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "set()\n", done.stdout + done.stderr
