@@ -88,10 +88,10 @@ def labelled_vectors(args, model, records):
     """The vectors of --attributes from the z that a model's encoder gives the training faces."""
     rows = training_rows(args, records)
     z = [model.encode(to_tensor(records.images[rows[part]], model.device)) for part in in_chunks(rows)]
-    return fit_vectors(records, rows, torch.cat(z).cpu(), args.attributes, args.vectors)
+    return fit_vectors(records, rows, torch.cat(z).cpu(), args.attributes, args.vectors, model.device)
 
 
-def fit_vectors(records, rows, z, names, kind):
+def fit_vectors(records, rows, z, names, kind, device="cpu"):
     """Name -> vector (z_size,), from z (N, z_size) of the labelled faces in these rows of records.
 
     kind "mean": mean z with the attribute minus mean z without. "regression": least squares of z on all of the names
@@ -101,7 +101,7 @@ def fit_vectors(records, rows, z, names, kind):
     wanted = names + (MAIN if kind == "regression" else [])
     columns = known_columns(records, rows, [name for name in dict.fromkeys(wanted) if name != "Turn"], names)
     if "Turn" in names:
-        turn = yaw(records, rows)
+        turn = yaw(records, rows, device)
         seen = turn.isfinite()
         if seen.sum() < 2:
             raise InputError("no landmarks in the training faces: no vector for Turn")
@@ -132,7 +132,7 @@ def known_columns(records, rows, wanted, needed):
     return columns
 
 
-def yaw(records, rows, most=3000):
+def yaw(records, rows, device="cpu", most=3000):
     """How far heads are turned to the picture's right: the nose's distance from the eyes' middle, by that of the eyes.
 
     From the data set's landmarks, else from those that MTCNN finds in (at most 3,000 of) the crops, twice as large.
@@ -142,18 +142,18 @@ def yaw(records, rows, most=3000):
     if records.landmarks is not None:
         points, found = torch.as_tensor(records.landmarks[rows]).float().view(-1, 5, 2), list(range(len(rows)))
     else:
-        points, found = detected_landmarks(records, rows[:most])
+        points, found = detected_landmarks(records, rows[:most], device)
     if len(found):
         left, right, nose = points[:, 0], points[:, 1], points[:, 2]
         turn[found] = (nose - (left + right) / 2)[:, 0] / (right - left).norm(dim=1).clamp(min=1)
     return turn
 
 
-def detected_landmarks(records, rows):
+def detected_landmarks(records, rows, device):
     """MTCNN's landmarks (n, 5, 2) of the first face in each picture where it finds one, and which those are."""
     import cv2
 
-    detector, points, found = MTCNN("cuda" if torch.cuda.is_available() else "cpu"), [], []
+    detector, points, found = MTCNN(device), [], []
     for part in in_chunks(rows):
         images = records.images[rows[part]]
         large = [cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC) for image in images]
