@@ -7,7 +7,7 @@ from common.celeba import batches
 from face_math.holes import make_hole, random_holes
 from face_math.loading import beside, generate, load_records, make_encoder, make_vae, repeat, split
 from face_math.model import draw_z, kl_divergence
-from face_math.plumbing import Journal, descend, make_ema, psnr, setup, slice_of, update_ema
+from face_math.plumbing import Journal, descend, make_adam, make_ema, psnr, replayed, setup, slice_of, update_ema
 from face_math.sheets import show_repeated
 from face_math.trained import load_model, take_shape
 
@@ -31,11 +31,12 @@ def train_encoder(args):
     mine = slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     generator, encoder = gan.generator, (gan.encoder or make_encoder(args)).requires_grad_(True)
     encoder.to(device, memory_format=torch.channels_last)
     ema = make_ema(encoder)
     shown = ema if args.show_ema else encoder
-    optimizer = torch.optim.Adam(encoder.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
+    optimizer = make_adam(encoder.parameters(), args.learning_rate, args.beta1)
 
     # Logbook
     parts = dict(encoder=encoder, ema_encoder=ema, optimizer=optimizer)
@@ -45,25 +46,28 @@ def train_encoder(args):
     journal = Journal(flags, name, parts, len(rows), about, facts, device, rank)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
-    for step in journal.steps():
-        x, _ = next(stream)
+    def step(x):
+        """Encoder: the z of a generated face, and one that gives the real face, hole or not."""
         # Every process draws the whole batch's numbers and takes its slice.
-        z = draw_z(args.batch_size, args.z_size)[mine].to(device)
-        known = random_holes(args.batch_size, args.image_size)
-        known[torch.rand(args.batch_size) >= HOLES] = 1
-
-        # Encoder: the z of a generated face, and one that gives the real face, hole or not
+        z = draw_z(args.batch_size, args.z_size, device=device)[mine]
+        known = random_holes(args.batch_size, args.image_size, device=device)[mine]
+        whole = torch.rand(args.batch_size, 1, 1, 1, device=device)[mine] >= HOLES
         encoder.train()
         with autocast():
             x_fake = gan.decode(z)
-            z_hat = encoder(torch.cat([x * known[mine].to(device), x_fake])).float()
+            z_hat = encoder(torch.cat([x * (known + whole).clamp(max=1), x_fake])).float()
             x_hat = generator(z_hat[: len(x)]).float()
         rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_hat[len(x) :], z)
         descend(args.lambda_rec * rec_loss + z_loss, optimizer)
-        update_ema(ema, encoder, step)
+        update_ema(ema, encoder, journal.now)
+        return dict(rec=rec_loss, z=z_loss)
+
+    step = replayed(step, device)
+    for _ in journal.steps():
+        losses = step(next(stream)[0])
 
         # What is due: numbers, a sheet, a checkpoint
-        journal.add(rec=rec_loss, z=z_loss)
+        journal.add(**losses)
         found = {}
         if rank == 0 and journal.sheet_due:
             hidden = x_real[:32] * ~make_hole("center", args.image_size).to(device)
@@ -83,6 +87,7 @@ def train_vae(args):
     mine = slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     networks = make_vae(args)
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last)
@@ -90,7 +95,7 @@ def train_vae(args):
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
     parameters = [*encoder.parameters(), *generator.parameters()]
-    optimizer = torch.optim.Adam(parameters, args.learning_rate, (args.beta1, 0.999), fused=True)
+    optimizer = make_adam(parameters, args.learning_rate, args.beta1)
 
     # Logbook
     parts = networks | {f"ema_{name}": ema for name, ema in emas.items()} | dict(optimizer=optimizer)
@@ -100,23 +105,26 @@ def train_vae(args):
     z_fixed = torch.randn(64, args.z_size, generator=torch.Generator().manual_seed(args.seed)).to(device)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
-    for step in journal.steps():
-        x, _ = next(stream)
-        noise = torch.randn(args.batch_size, args.z_size)[mine].to(device)
-
-        # Encoder and generator: the face again, at little divergence from N(0, 1)
-        encoder.train()
-        generator.train()
+    def step(x):
+        """Encoder and generator: the face again, at little divergence from N(0, 1)."""
+        noise = torch.randn(args.batch_size, args.z_size, device=device)[mine]
+        for network in networks.values():
+            network.train()
         with autocast():
             mean, log_variance = encoder(x).float().chunk(2, 1)
             x_hat = generator(mean + noise * (log_variance / 2).exp()).float()
         rec_loss, kl_loss = F.mse_loss(x_hat, x), kl_divergence(mean, log_variance).mean()
         descend(rec_loss + LAMBDA_KL * kl_loss / x[0].numel(), optimizer)
         for name, ema in emas.items():
-            update_ema(ema, networks[name], step)
+            update_ema(ema, networks[name], journal.now)
+        return dict(rec=rec_loss, kl=kl_loss)
+
+    step = replayed(step, device)
+    for _ in journal.steps():
+        losses = step(next(stream)[0])
 
         # What is due: numbers, a sheet, a checkpoint
-        journal.add(rec=rec_loss, kl=kl_loss)
+        journal.add(**losses)
         found = {}
         if rank == 0 and journal.sheet_due:
             x_hat = repeat(shown["generator"], shown["encoder"], x_real, autocast)

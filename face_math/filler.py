@@ -10,7 +10,7 @@ from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_
 from face_math.holes import PULL, make_hole, poisson, random_holes
 from face_math.loading import beside, load_records, make_encoder, repeat, split, training_faces
 from face_math.model import Guess
-from face_math.plumbing import Journal, descend, make_ema, setup, slice_of, update_ema
+from face_math.plumbing import Journal, descend, make_adam, make_ema, setup, slice_of, update_ema
 from face_math.sheets import show_filled
 from face_math.trained import load_model, take_shape
 
@@ -30,6 +30,7 @@ def train_filler(args):
     mine = slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     networks = dict(encoder=gan.encoder or make_encoder(args), generator=gan.generator)
     for network in networks.values():
         network.requires_grad_(True).to(device, memory_format=torch.channels_last)
@@ -39,9 +40,8 @@ def train_filler(args):
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
     parameters = [*encoder.parameters(), *generator.parameters()]
-    betas = args.beta1, 0.999
-    g_optimizer = torch.optim.Adam(parameters, args.learning_rate, betas, fused=True)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), args.learning_rate * args.d_rate, betas, fused=True)
+    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1)
+    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
 
     # Logbook
     parts = networks | {f"ema_{name}": ema for name, ema in emas.items()}
@@ -58,16 +58,16 @@ def train_filler(args):
     def judge(x, numbers):
         return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
 
-    for step in journal.steps():
-        x, _ = next(stream)
-        hole = random_holes(1, args.image_size)[0, 0].to(device) == 0  # one for all of the step's faces
-        hole = hole if step % 2 and hole.any() else center
-        numbers = torch.rand(2, 7, args.batch_size)[:, :, mine].to(device)
+    # Not replayed: each hole is of another size, and with it the systems that guess and blending solve.
+    def step(x, centered, penalised):
+        # Every process draws the whole batch's numbers and takes its slice.
+        hole = random_holes(1, args.image_size, device=device)[0, 0] == 0  # one for all of the step's faces
+        hole = center if centered or not hole.any() else hole
+        numbers = torch.rand(2, 7, args.batch_size, device=device)[:, :, mine]
         numbers[:, 5:] = 2  # diff_augment's own hole lies outside the picture: this is about what fills the other
-
-        guessed = guess(x, hole)
         encoder.train()
         generator.eval()  # keeps the batch norm that it was trained with
+        guessed = guess(x, hole)
         with autocast():
             face = generator(encoder(guessed)).float()
         completed = poisson(face, x, hole, guessed, PULL)
@@ -75,27 +75,31 @@ def train_filler(args):
         # 1. Discriminator: tell real from completed
         discriminator.requires_grad_(True)
         with autocast():
-            d_loss = discriminator_loss(judge(x, numbers[0]), judge(completed.detach(), numbers[1]))
-        total = d_loss
-        if args.lambda_r1 and step % R1_EVERY == 0:
-            total = total + args.lambda_r1 / 2 * R1_EVERY * r1_penalty(partial(judge, numbers=numbers[0]), x)
-        descend(total, d_optimizer)
+            d_real, d_fake = judge(x, numbers[0]), judge(completed.detach(), numbers[1])
+        d_loss = discriminator_loss(d_real, d_fake)
+        penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
+        descend(d_loss + args.lambda_r1 / 2 * penalty, d_optimizer)
 
         # 2. Encoder and generator: pass for real, near what the hole hides, and a face of its surround
         discriminator.requires_grad_(False)
         with autocast():
-            g_loss = generator_loss(judge(completed, numbers[1]))
-        rec_loss = F.mse_loss(completed[..., hole], x[..., hole])
+            d_fake = judge(completed, numbers[1])
+        g_loss, rec_loss = generator_loss(d_fake), F.mse_loss(completed[..., hole], x[..., hole])
         descend(g_loss + args.lambda_rec * (rec_loss + 0.2 * F.mse_loss(face, x)), g_optimizer)
         for name, ema in emas.items():
-            update_ema(ema, networks[name], step)
+            update_ema(ema, networks[name], journal.now)
+        return dict(rec=rec_loss, g=g_loss, d=d_loss)
+
+    for number in journal.steps():
+        x, _ = next(stream)
+        losses = step(x, centered=number % 2 == 0, penalised=args.lambda_r1 > 0 and number % R1_EVERY == 0)
 
         # What is due: numbers, a sheet, a checkpoint
-        journal.add(rec=rec_loss, g=g_loss, d=d_loss)
+        journal.add(**losses)
         found = {}
         if rank == 0 and journal.sheet_due:
             guessed = guess(x_real, center)
-            face = repeat(generator, shown["encoder"], guessed, autocast)
+            face = repeat(shown["generator"], shown["encoder"], guessed, autocast)
             found = show_filled(
                 journal, x_real, guessed, poisson(face, x_real, center, guessed, PULL).clamp(-1, 1), center
             )

@@ -28,23 +28,24 @@ def make_hole(kind, size, random=None):
     return hole
 
 
-def random_holes(count, size, random=None):
-    """Masks (count, 1, S, S) to train with: random pixels, a half, or a rectangle of an eighth to 5/8 of each side."""
-    rows = torch.arange(size)
-    masks = []
-    for kind, *numbers in torch.rand(count, 5, generator=random).tolist():
-        if kind < 0.15:
-            mask = (torch.rand(size, size, generator=random) > numbers[0] * 0.8).float()
-        elif kind < 0.3:
-            half = (rows < size // 2) == (numbers[0] < 0.5)
-            mask = (half[:, None] if numbers[1] < 0.5 else half[None]).expand(size, size).float()
-        else:
-            sides = [round((1 + 4 * number) / 8 * size) for number in numbers[:2]]
-            starts = [int(number * (size - side + 1)) for number, side in zip(numbers[2:], sides, strict=True)]
-            inside = [(rows >= start) & (rows < start + side) for start, side in zip(starts, sides, strict=True)]
-            mask = 1 - (inside[0][:, None] & inside[1][None]).float()
-        masks.append(mask)
-    return torch.stack(masks)[:, None]
+def random_holes(count, size, random=None, device="cpu"):
+    """Masks (count, 1, S, S) to train with: random pixels, a half, or a rectangle of an eighth to 5/8 of each side.
+
+    random: a torch.Generator of that device; all is drawn and decided there.
+    """
+    kind, a, b, c, d = torch.rand(5, count, 1, 1, generator=random, device=device)
+    line = torch.arange(size, device=device)
+    pixels = torch.rand(count, size, size, generator=random, device=device) > a * 0.8
+    half = (line < size // 2) == (a < 0.5)  # (count, 1, S)
+    half = torch.where(b < 0.5, half.mT, half)
+    inside = []
+    for length, place in ((a, c), (b, d)):
+        side = ((1 + 4 * length) / 8 * size).round()
+        start = (place * (size - side + 1)).floor()
+        inside.append((line >= start) & (line < start + side))
+    rectangle = ~(inside[0].mT & inside[1])
+    masks = torch.where(kind < 0.15, pixels, torch.where(kind < 0.3, half, rectangle))
+    return masks[:, None].float()
 
 
 def poisson(faces, pictures, hole, guess=None, pull=0.0):

@@ -34,7 +34,7 @@ from face_math.filler import train_filler
 from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import SWITCH, Journal, descend, make_ema, natural, positive, setup, slice_of, update_ema
+from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, setup, slice_of, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 
@@ -104,8 +104,8 @@ def parse_args(argv=None):
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
     add("--start", choices=("random", "encoder", "filler"), help="of a search (best: encoder, complete filler)")
-    add("--n_iter", type=natural, help="its steps (document: 2000, complete 1000; best: 100, filler 0)")
-    add("--restarts", type=positive, default=1, help="searches per picture, the best kept (default: 1)")
+    add("--n_iter", type=plumbing.natural, help="its steps (document: 2000, complete 1000; best: 100, filler 0)")
+    add("--restarts", type=plumbing.positive, default=1, help="searches per picture, the best kept (default: 1)")
     add("--contextual", choices=("l1", "l2"), help="its loss on the pixels (document: l1, best: l2)")
     add("--lam", type=plumbing.weight, help="weight of its perceptual loss (document: 0.1, best: 0)")
     add("--optimizer", choices=("nesterov", "adam"), help="of the search (document: nesterov, best: adam)")
@@ -117,12 +117,12 @@ def parse_args(argv=None):
     add("--attributes", type=names_of, default=vectors, help=f"vectors to add; or Turn (default: {vectors})")
     add("--strengths", type=numbers_of, help="how often to add a vector (default: -2,-1,0,1,2; compare: 1.5)")
     add("--vectors", choices=("mean", "regression"), help="difference of means, or of what else is equal")
-    add("--count", type=positive, default=64, help="test faces to take without --images, or faces to sample")
+    add("--count", type=plumbing.positive, default=64, help="test faces to take without --images, or faces to sample")
 
     add = parser.add_argument_group("Model").add_argument
     add("--image_size", type=int, choices=SIZES, default=64, help="side of the pictures: 32, 64 or 128 (default: 64)")
-    add("--z_size", type=positive, default=100, help="numbers in z (default: 100)")
-    add("--width", type=positive, default=64, help="channels of the largest maps (default: 64)")
+    add("--z_size", type=plumbing.positive, default=100, help="numbers in z (default: 100)")
+    add("--width", type=plumbing.positive, default=64, help="channels of the largest maps (default: 64)")
     add("--kernel", type=int, choices=(4, 5), help="side of the convolutions (document: 5, best: 4)")
     add("--d_batch_norm", **SWITCH, help="in discriminator and encoder (document: True, best: False)")
 
@@ -169,18 +169,19 @@ def train(args):
     mine = slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     generator, discriminator = make_generator(args), make_discriminator(args)
     learners = dict(generator=generator)  # the generator's side
     if args.lambda_rec:
-        learners["encoder"] = encoder = make_encoder(args)
+        learners["encoder"] = make_encoder(args)
+    encoder = learners.get("encoder")
     for network in (discriminator, *learners.values()):
         network.to(device, memory_format=torch.channels_last)
     emas = {name: make_ema(network) for name, network in learners.items()}
     shown = emas if args.show_ema else learners
     parameters = [parameter for network in learners.values() for parameter in network.parameters()]
-    betas = args.beta1, 0.999
-    g_optimizer = torch.optim.Adam(parameters, args.learning_rate, betas, fused=True)
-    d_optimizer = torch.optim.Adam(discriminator.parameters(), args.learning_rate * args.d_rate, betas, fused=True)
+    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1)
+    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
 
     # Logbook
     networks = learners | dict(discriminator=discriminator) | {f"ema_{name}": ema for name, ema in emas.items()}
@@ -199,27 +200,26 @@ def train(args):
 
     def make(x, z):
         """The generated faces and, with an encoder, the real ones' codes and their pictures; one batch for both."""
-        z_hat = encoder(x) if args.lambda_rec else z[:0]
+        z_hat = encoder(x) if encoder else z[:0]
         x_fake, x_hat = generator(torch.cat([z, z_hat])).float().split([len(z), len(z_hat)])
         return x_fake, z_hat.float(), x_hat
 
-    for step in journal.steps():
-        x, _ = next(stream)
+    def step(x, penalised):
         # Every process draws the whole batch's numbers and takes its slice.
-        z = draw_z(args.batch_size, args.z_size)[mine].to(device)
-        numbers = torch.rand(2, 7, args.batch_size)[:, :, mine].to(device) if args.diff_augment else (None, None)
-        directions = torch.randn(args.z_size, 128).to(device) if args.lambda_rec else None
+        z = draw_z(args.batch_size, args.z_size, device=device)[mine]
+        numbers = torch.rand(2, 7, args.batch_size, device=device)[:, :, mine]
+        directions = torch.randn(args.z_size, 128, device=device)
+        for network in learners.values():
+            network.train()
 
         # 1. Discriminator: tell real from generated
-        generator.train()
         discriminator.requires_grad_(True)
         with autocast():
             x_fake, z_hat, x_hat = make(x, z)
-            d_loss = discriminator_loss(judge(x, numbers[0]), judge(x_fake.detach(), numbers[1]))
-        total = d_loss
-        if args.lambda_r1 and step % R1_EVERY == 0:
-            total = total + args.lambda_r1 / 2 * R1_EVERY * r1_penalty(partial(judge, numbers=numbers[0]), x)
-        descend(total, d_optimizer)
+            d_real, d_fake = judge(x, numbers[0]), judge(x_fake.detach(), numbers[1])
+        d_loss = discriminator_loss(d_real, d_fake)
+        penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
+        descend(d_loss + args.lambda_r1 / 2 * penalty, d_optimizer)
 
         # 2. Generator: pass for real; with an encoder also: repeat the real face, and give the code back
         discriminator.requires_grad_(False)
@@ -227,16 +227,23 @@ def train(args):
             with autocast():
                 if update:
                     x_fake, z_hat, x_hat = make(x, z)
-                total = g_loss = generator_loss(judge(x_fake, numbers[1]))
-                losses = dict(d=d_loss, g=g_loss)
-                if args.lambda_rec:
-                    rec_loss = F.mse_loss(x_hat, x)
-                    z_loss = F.mse_loss(encoder(x_fake.detach()).float(), z) + prior_distance(z_hat, z, directions)
-                    losses |= dict(rec=rec_loss, z=z_loss)
-                    total = g_loss + args.lambda_rec * rec_loss + z_loss
+                d_fake = judge(x_fake, numbers[1])
+                z_again = encoder(x_fake.detach()).float() if encoder else z
+            total = g_loss = generator_loss(d_fake)
+            losses = dict(d=d_loss, g=g_loss)
+            if encoder:
+                rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_again, z) + prior_distance(z_hat, z, directions)
+                total = g_loss + args.lambda_rec * rec_loss + z_loss
+                losses |= dict(rec=rec_loss, z=z_loss)
             descend(total, g_optimizer)
         for name, ema in emas.items():
-            update_ema(ema, learners[name], step)
+            update_ema(ema, learners[name], journal.now)
+        return losses
+
+    step = replayed(step, device)
+    for number in journal.steps():
+        x, _ = next(stream)
+        losses = step(x, penalised=args.lambda_r1 > 0 and number % R1_EVERY == 0)
 
         # What is due: numbers, a sheet, a checkpoint
         journal.add(**losses)

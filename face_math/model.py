@@ -143,9 +143,9 @@ def initialise(network, batch_norm=True):
             nn.init.zeros_(layer.bias)
 
 
-def draw_z(count, z_size, random=None):
-    """(count, z_size) uniform in [-1, 1]; random: a torch.Generator."""
-    return torch.rand(count, z_size, generator=random) * 2 - 1
+def draw_z(count, z_size, random=None, device="cpu"):
+    """(count, z_size) uniform in [-1, 1]; random: a torch.Generator of that device."""
+    return torch.rand(count, z_size, generator=random, device=device) * 2 - 1
 
 
 def prior_distance(z_hat, z, directions):

@@ -1,11 +1,13 @@
 """face_math/: networks, losses and search by numbers, and every verb through the command line on drawn faces."""
 
+import copy
 import csv
 import math
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -14,19 +16,21 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import holes
 from common.celeba import ATTRIBUTES, CelebA, to_tensor, to_uint8
 from common.photos import InputError
-from face_math import compare
+from face_math import arithmetic, coders, compare, filler
 from face_math import main as script
 from face_math.arithmetic import fit_vectors, yaw
 from face_math.gan import discriminator_loss, generator_loss, r1_penalty
-from face_math.holes import blend, make_hole, poisson, random_holes
-from face_math.loading import training_faces
+from face_math.holes import PULL, blend, make_hole, poisson, random_holes
+from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
-from face_math.plumbing import read_checkpoint
+from face_math.plumbing import read_checkpoint, seed_step
 from face_math.projection import contextual_loss, perceptual_loss, search
+from face_math.trained import prepare
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -315,6 +319,29 @@ def test_yaw_from_landmarks_and_from_the_detector(faces):
     assert np.corrcoef(true[there], found[there])[0, 1] > 0.7
 
 
+def test_vectors_are_found_on_the_device_that_was_chosen(monkeypatch):
+    """Landmarks that the data set lacks are looked for where --device says, whatever else is there."""
+    devices = []
+
+    class Detector:
+        def __init__(self, device):
+            devices.append(str(device))
+
+        def detect(self, images):
+            return [], [], [np.zeros((0, 5, 2))] * len(images)
+
+    monkeypatch.setattr(arithmetic, "MTCNN", Detector)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    attributes = np.zeros((6, 40), np.uint8)
+    images, rows = np.zeros((6, 8, 8, 3), np.uint8), {"train": np.arange(6)}
+    records = SimpleNamespace(attributes=attributes, landmarks=None, images=images, rows=rows.get)
+    model = SimpleNamespace(device=torch.device("cpu"), encode=lambda x: torch.zeros(len(x), 3))
+    args = SimpleNamespace(train_size=None, seed=0, attributes=["Turn"], vectors="mean")
+    with pytest.raises(InputError, match="no landmarks"):
+        arithmetic.labelled_vectors(args, model, records)
+    assert devices == ["cpu"]
+
+
 def test_baselines_against_numpy():
     rng = np.random.default_rng(0)
     images = (rng.normal(size=(80, 6)) @ rng.normal(size=(6, 3 * 16 * 16)) * 12 + 128).clip(0, 255).astype(np.uint8)
@@ -402,7 +429,7 @@ def same(a, b):
 @pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
                                               ("train_filler", "best"), ("train_vae", "best")])  # fmt: skip
 def test_resume_is_exact(verb, recipe, faces, trained, home):
-    """18 steps are 7 steps, a new start and 11 more, bit for bit: weights, EMA, Adam, random state."""
+    """18 steps are 7 steps, a new start and 11 more, bit for bit: weights, EMA, Adam."""
     name = "faces_32" + verb.removeprefix("train")
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, "--epoch=9", *SMALL, *places(home)]
     results = []
@@ -417,6 +444,101 @@ def test_resume_is_exact(verb, recipe, faces, trained, home):
     for part in set(results[0]) - {"args", "state"}:
         assert same(results[0][part], results[1][part]), part
     assert results[0]["state"]["step"] == 18
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses what waits for the device, or brings something to it: numbers read, numbers made, shapes that depend."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "equal"), name
+        if name in ("index", "index_put_"):
+            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), "a mask as an index"
+        return func(*args, **kwargs or {})
+
+
+def watch(monkeypatch, module, look):
+    """From now on each step of module's training goes through look(step, parts, *tensors, **flags)."""
+    seen = {}
+
+    class Watched(module.Journal):
+        def __init__(self, args, name, parts, *rest, **state):
+            seen.update(parts)
+            super().__init__(args, name, parts, *rest, **state)
+
+    monkeypatch.setattr(module, "Journal", Watched)
+    monkeypatch.setattr(module, "replayed", lambda step, device: partial(look, step, seen))
+
+
+@pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
+                                              ("train_vae", "best")])  # fmt: skip
+def test_a_step_is_a_function_of_its_tensors(verb, recipe, faces, copied, monkeypatch):
+    """Twice the same from the same state and seed, and in it nothing that a CUDA graph cannot hold."""
+    calls = []
+
+    def twice(step, parts, x, **flags):
+        before, results = copy.deepcopy({name: part.state_dict() for name, part in parts.items()}), []
+        for penalised in [[]] if not flags else [dict(penalised=False), dict(penalised=True)]:
+            for _ in range(2):
+                for name, part in parts.items():
+                    part.load_state_dict(copy.deepcopy(before[name]))
+                seed_step(0, 5)
+                with NoHost():
+                    losses = {name: loss.detach() for name, loss in step(x.clone(), **dict(penalised)).items()}
+                state = {name: part.state_dict() for name, part in parts.items()}
+                results.append(copy.deepcopy([losses, state]))
+            assert same(*results[-2:]), penalised
+            calls.append(penalised)
+        if flags and recipe == "best":
+            assert not same(results[0][1], results[-1][1]), "the penalty counts"
+        return losses
+
+    watch(monkeypatch, script if verb == "train" else coders, twice)
+    shutil.rmtree(copied / "checkpoint")
+    for path in (copied / "models").glob("faces_32_*"):
+        path.unlink()
+    if verb == "train":
+        (copied / "models/faces_32.pt").unlink()
+    flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, *SMALL, *places(copied), "--steps=3"]
+    assert call(*flags) == 0
+    assert len(calls) == (6 if verb == "train" else 3)
+
+
+def test_the_encoder_goes_on_learning_after_a_sheet(faces, home, monkeypatch):
+    """With batch norm and without an EMA to show, a sheet leaves the encoder in eval mode: the next step must not."""
+    modes = []
+
+    def look(step, parts, x, **flags):
+        losses = step(x, **flags)
+        modes.append([parts[name].training for name in ("generator", "discriminator", "encoder")])
+        return losses
+
+    watch(monkeypatch, script, look)
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--lambda_rec=1", "--steps=3", "--sample_every=1"]
+    assert call(*flags) == 0
+    assert modes == [[True] * 3] * 3
+
+
+@pytest.mark.parametrize(("verb", "module"), [("train", script), ("train_filler", filler)])
+def test_losses_and_penalties_are_of_fp32(verb, module, faces, trained, home, monkeypatch):
+    seen = set()
+
+    def check(name, loss, *tensors):
+        assert not torch.is_autocast_enabled("cpu"), name
+        assert all(t.dtype == torch.float32 for t in tensors if isinstance(t, torch.Tensor)), name
+        seen.add(name)
+        return loss(*tensors)
+
+    names = {"discriminator_loss", "generator_loss", "r1_penalty"} | ({"prior_distance"} if verb == "train" else set())
+    for name in names:
+        monkeypatch.setattr(module, name, partial(check, name, getattr(module, name)))
+    monkeypatch.setattr(module, "R1_EVERY", 1)
+    if verb == "train_filler":
+        (home / "models").mkdir()
+        shutil.copy(trained[0] / "models/faces_32.pt", home / "models")
+    flags = ["--dataset_dir", faces, "--run", verb, "--recipe=best", *SMALL, *places(home), "--steps=2"]
+    assert call(*flags, "--precision=bf16") == 0
+    assert seen == names
 
 
 def test_two_processes_stay_equal(faces, home):
@@ -507,6 +629,20 @@ def test_the_filler_goes_on_from_the_gan(trained):
                 assert not torch.equal(value, filler[name][key]), (name, key)
     for key in ("layers.0.running_mean", "layers.0.running_var"):
         assert torch.equal(filler["generator"][key], filler["ema_generator"][key])
+
+
+def test_the_filler_is_judged_by_what_is_kept_of_it(trained, faces):
+    """The validation error in its file is that of the file's own networks, the running means."""
+    flags = ["--dataset_dir", faces, "--run=complete", "--recipe=best", *SMALL, *places(trained[0])]
+    args = script.parse_args(list(map(str, flags)))
+    model, hole = prepare(args), make_hole("center", 32)
+    records = load_records(args, model.device)
+    x = to_tensor(records.images[records.rows("validation")])
+    guessed = model.guess(x, hole)
+    x_hat = poisson(model.decode(model.encode(guessed)), x, hole, guessed, PULL).clamp(-1, 1)
+    error = (x_hat - x)[..., hole].square().mean().item()
+    kept = read_checkpoint(trained[0] / "models/faces_32_filler.pt")["state"]
+    assert kept["mse"] == pytest.approx(error, rel=1e-4)
 
 
 # Using the model
@@ -775,6 +911,21 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
     (tmp_path / "bad.pt").write_bytes(b"no model")
     assert call(*flags, "--dataset_dir", faces, "--run=project", "--model_path", tmp_path / "bad.pt") == 2
     assert "no checkpoint of this program" in capsys.readouterr().err
+    others = {
+        "dapgan": dict(format=2, project="dapgan", args=dict(image_size=32, z_size=8), state={}),
+        "older": dict(format=1, args=dict(image_size=32, z_size=8), state={}),
+        "bare": dict(format=2, generator={}),
+    }
+    for name, content in others.items():
+        torch.save(content, tmp_path / f"{name}.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    train = ["--dataset_dir", faces, *SMALL, *places(tmp_path), "--record_dir", trained[0] / "records"]
+    for name in (*others, "junk"):
+        path = tmp_path / f"{name}.pt"
+        for command in ([*flags, "--run=project", "--model_path", path], [*train, "--start_from", path]):
+            assert call(*command) == 2, (name, command)
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1 and str(path) in error, error
     assert not (tmp_path / "out").exists()
 
 
