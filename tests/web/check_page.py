@@ -22,8 +22,8 @@ SMALL = ["--image_size", "16", "--attributes", "2", "--batch_size", "8", "--devi
 def folder(faces, run, tmp_path_factory):
     """A generator, an editor and a predictor, hardly trained."""
     folder = tmp_path_factory.mktemp("web")
-    places = [part for name in ("record_dir", "checkpoint_dir", "model_path", "sample_dir")
-              for part in (f"--{name}", folder / name)]  # fmt: skip
+    names = ("record_dir", "checkpoint_dir", "model_path", "sample_dir")
+    places = [part for name in names for part in (f"--{name}", folder / name)]
     for flags in (["--model", "dcgan2"], ["--model", "dcgan5"], ["--run", "train_predictor"]):
         recipe = [] if "--run" in flags else ["--recipe", "best"]
         process = run("facegen_attr/main.py", "--dataset_dir", faces, "--steps", 3, *SMALL, *places, *flags, *recipe)
@@ -46,12 +46,13 @@ def open_page(folder):
             route.continue_() if local else route.abort()
 
         def open_page(*flags):
-            command = [sys.executable, ROOT / "facegen_attr/main.py", "--dataset_name", "faces", "--recipe", "best",
-                       *SMALL, "--model_path", folder / "model_path", "--sample_dir", folder / "sample_dir",
-                       "--run", "refine", "--web", "--port", 0, *flags]  # fmt: skip
+            names = ["--dataset_name", "faces", "--recipe", "best", *SMALL]
+            places = ["--model_path", folder / "model_path", "--sample_dir", folder / "sample_dir"]
+            page = ["--run", "refine", "--web", "--port", 0]
+            command = [sys.executable, ROOT / "facegen_attr/main.py", *names, *places, *page, *flags]
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            server = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                      text=True, env=environment)  # fmt: skip
+            pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            server = subprocess.Popen(list(map(str, command)), env=environment, **pipes)
             servers.append(server)
             seen = []
             for line in server.stdout:
