@@ -22,6 +22,14 @@ def faces(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def crowd(tmp_path_factory):
+    """A drawn CelebA of 240 pictures of 60 people: men and women in every part of the partition."""
+    path = tmp_path_factory.mktemp("crowd") / "crowd"
+    write(path, count=240, seed=0, identities=60)
+    return path
+
+
+@pytest.fixture(scope="session")
 def run():
     """run("hyperencoder/main.py", "--flag", ...) in its own process on the CPU; returns the finished process."""
 

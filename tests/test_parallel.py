@@ -165,7 +165,7 @@ def test_help_needs_no_data_and_no_heavy_imports_beyond_torch(project, tmp_path)
         "script, sys.argv = sys.argv[1], sys.argv[1:]\n"
         "try:\n    runpy.run_path(script, run_name='__main__')\n"
         "except SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torchvision', 'tensorboard', 'pytorch_msssim', 'cv2', 'tensorflow', 'gradio', 'sklearn'}\n"
+        "heavy = {'torchvision', 'tensorboard', 'pytorch_msssim', 'tensorflow', 'gradio', 'sklearn'}\n"
         "print('heavy:', heavy & set(sys.modules))\n"
     )
     command = [sys.executable, "-c", code, str(ROOT / project / "main.py"), "--help"]
