@@ -10,7 +10,7 @@ import torch.distributed as dist
 from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_condition, read_table, to_tensor
 from common.photos import InputError
 from deep_makeover.model import make_networks
-from deep_makeover.plumbing import PROJECT, fill, find_model, in_chunks, place, read_checkpoint, setup
+from deep_makeover.plumbing import PROJECT, fill, find_model, in_chunks, setup
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
 MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
@@ -104,12 +104,7 @@ def load_model(args):
     --box and --scale that are given win over the model's own: the networks take pictures of any size.
     """
     device, autocast, *_ = setup(args)
-    shipped = PROJECT / "models" / f"shipped_{args.mode}.pt"
-    own = any(place(args, kind, run_name(args)).exists() for kind in ("model", "checkpoint"))
-    if own or args.model_path.endswith(".pt") or not shipped.exists():
-        path, content = find_model(args, run_name(args))
-    else:
-        path, content = shipped, read_checkpoint(shipped)
+    path, content = find_model(args, run_name(args), PROJECT / "models" / f"shipped_{args.mode}.pt")
     saved = argparse.Namespace(**content["args"])
     try:
         generator, _ = make_networks(saved.network, saved.poolings, saved.init, 1)

@@ -24,33 +24,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.celeba import batches, subset
 from common.photos import InputError
-from deep_makeover import plumbing
+from deep_makeover import loading, plumbing
 from deep_makeover.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
-from deep_makeover.loading import (
-    MODES,
-    load_records,
-    make_over,
-    read_box,
-    read_conditions,
-    report_sides,
-    run_name,
-    sides,
-)
+from deep_makeover.loading import load_records, make_over, run_name, sides
 from deep_makeover.measure import test, validate
 from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
-from deep_makeover.plumbing import (
-    PROJECT,
-    SWITCH,
-    Journal,
-    descend,
-    make_ema,
-    positive,
-    set_rate,
-    share,
-    update_ema,
-    weight,
-)
+from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, set_rate, update_ema
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
@@ -77,6 +57,7 @@ LOSSES = {"gan": (discriminator_loss, generator_loss), "wgan": (critic_loss, ple
 def parse_args(argv=None):
     """Read the command line. InputError: flags that do not go together."""
     parser = plumbing.make_parser(__doc__, "deep_makeover")
+    positive, share, weight = plumbing.positive, plumbing.share, plumbing.weight
     same = dict(default=argparse.SUPPRESS)  # the document's name of a flag that all projects have
 
     add = parser.add_argument_group("What to do").add_argument
@@ -94,10 +75,10 @@ def parse_args(argv=None):
     add("--box", help="x,y,width,height in CelebA's 178 x 218 (default: 49,90,80,100)")
     add("--scale", type=plumbing.rate, help="pixels of a picture for one of CelebA's (default: 1)")
 
-    add = plumbing.add_training_flags(parser, RECIPES, epoch=0, batch_size=None).add_argument
+    add = plumbing.add_training_flags(parser, RECIPES, epoch=0, batch_size=None, steps=45000, seed=10).add_argument
     add("--learning_rate_start", dest="learning_rate", type=plumbing.rate, **same, help="the same as --learning_rate")
     add("--random_seed", dest="seed", type=plumbing.natural, **same, help="the same as --seed")
-    add("--train_mode", choices=MODES, default="mtf", help="who becomes who: m male, f female (mtf)")
+    add("--train_mode", choices=loading.MODES, default="mtf", help="who becomes who: m male, f female (mtf)")
     add("--source", help="other faces to make over, as Male=1,Eyeglasses=0 (default: the mode's)")
     add("--target", help="what they are to look like, likewise; replaces the mode's filters")
     add("--attribute_file", help="list_attr_celeba.txt or .csv (default: the data set's own)")
@@ -118,7 +99,7 @@ def parse_args(argv=None):
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
-    add = plumbing.add_file_flags(parser).add_argument
+    add = plumbing.add_file_flags(parser, sample_every=20).add_argument
     add("--dataset", dest="dataset_dir", **same, help="the same as --dataset_dir (default: dataset here)")
     add("--train_dir", dest="sample_dir", **same, help="the same as --sample_dir")
     add("--summary_period", dest="sample_every", type=plumbing.natural, **same, help="the same as --sample_every")
@@ -129,14 +110,14 @@ def parse_args(argv=None):
     add("--out_dir", help="folder for the results of --images (test: default below the sample folder)")
     add("--overwrite", **SWITCH, default=False, help="replace --outfile, write into a full --out_dir")
 
-    parser.set_defaults(steps=45000, seed=10, sample_every=20, dataset_dir=str(PROJECT / "dataset"))
+    parser.set_defaults(dataset_dir=str(plumbing.PROJECT / "dataset"))
     first = parser.parse_known_args(argv)[0]
     on_top = WGAN if (first.recipe, first.loss) == ("document", "wgan") else {}
     args = plumbing.read_flags(parser, argv, RECIPES[first.recipe] | on_top)
     if not args.epoch and not args.steps:
         raise InputError("--epoch 0 --steps 0: expected one of them to say how long to train")
-    read_box(args.box, args.scale)
-    read_conditions(args)
+    loading.read_box(args.box, args.scale)
+    loading.read_conditions(args)
     return args
 
 
@@ -151,50 +132,44 @@ def train(args):
     # Data: source and target faces, each in an order of its own
     records = load_records(args, device, rank)
     if rank == 0:
-        report_sides(args, records)
+        loading.report_sides(args, records)
     mine = plumbing.slice_of(args.batch_size, rank, world)
     rows = [subset(side, args.train_size, args.seed) for side in sides(args, records, "train")]
     validation = [records.images[side[:500]] for side in sides(args, records, "validation")]
     shown_rows = np.concatenate([sides(args, records, part)[0] for part in ("test", "validation")])[: args.test_vectors]
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     networks = make_networks(args.network, args.poolings, args.init, outputs=2 if args.lambda_class else 1)
     generator, discriminator = (network.to(device, memory_format=torch.channels_last) for network in networks)
     ema = make_ema(generator)
     shown = ema if args.show_ema else generator
-    g_optimizer = torch.optim.Adam(generator.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
-    if args.loss == "wgan":  # as in arXiv 1701.07875, together with the clipped weights
-        d_optimizer = torch.optim.RMSprop(discriminator.parameters(), args.learning_rate)
-    else:
-        d_optimizer = torch.optim.Adam(discriminator.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
-    parts = dict(
-        generator=generator, discriminator=discriminator, ema=ema, g_optimizer=g_optimizer, d_optimizer=d_optimizer
-    )
+    parts = dict(generator=generator, discriminator=discriminator, ema=ema)
+    parts |= make_optimizers(args, generator, discriminator)
 
     # Logbook
     about, facts = f"{len(rows[0])} faces to become as {len(rows[1])} others", dict(data=records.describe())
     journal = Journal(args, run_name(args), parts, len(rows[0]), about, facts, device, rank, d_last=0.0)
-    state = journal.state
+    state, started = journal.state, None
     streams = [
         batches(records, side, args.batch_size, device, args.seed + number, journal.step, rank, world, args.flip)
         for number, side in enumerate(rows)
     ]
-    learn = make_step(args, **parts, autocast=autocast)
-    started = time.monotonic()
+    step = make_step(args, **parts, now=journal.now, mine=mine, autocast=autocast)
+    if not args.disc_loss_threshold:  # with it the host decides, by the loss of a step, what the next one does
+        step = replayed(step, device)
 
-    for step in journal.steps():
+    for number in journal.steps():
+        started = started or time.monotonic()
         x, y = (next(stream)[0] for stream in streams)
-        # Every process draws the whole batch's numbers and takes its slice. Noise is on the scale of [0, 1].
-        heat = temperature(step, args.annealing_half_life)
-        numbers = torch.rand(3, 7, args.batch_size)[:, :, mine].to(device) if args.diff_augment else [None] * 3
-        noises = [None] * 2
-        if args.instance_noise:
-            noises = truncated_noise((2, args.batch_size, *x.shape[1:]), 2 * args.instance_noise * heat)[:, mine]
-            noises = noises.to(device)
+        heat = temperature(number, args.annealing_half_life)
+        for name in ("g_optimizer", "d_optimizer"):
+            set_rate(parts[name], max(args.learning_rate * heat, args.learning_rate_end))
+        penalised = bool(args.lambda_r1) and number % R1_EVERY == 0
         alone = bool(args.disc_loss_threshold) and state["d_last"] > args.disc_loss_threshold
-        losses = learn(x, y, numbers, noises, heat, step, alone)
+        losses = step(x, y, penalised=penalised, alone=alone)
         if args.disc_loss_threshold:
-            state["d_last"] = plumbing.mean_of_processes(losses["d"].detach().clone()).item()
+            state["d_last"] = plumbing.mean_of_processes(losses["d"].clone()).item()
 
         # What is due: numbers, validation, a sheet, a checkpoint
         if rank == 0 and args.train_time and time.monotonic() - started > 60 * args.train_time:
@@ -203,7 +178,7 @@ def train(args):
         if journal.log_due:
             journal.scalar("annealing/temperature", heat)
             journal.scalar("annealing/pixel_share", pixel_share(args, heat))
-            journal.scalar("learning_rate", g_optimizer.param_groups[0]["lr"])
+            journal.scalar("learning_rate", float(parts["g_optimizer"].param_groups[0]["lr"]))
         found = {}
         if rank == 0 and (journal.epoch_end or journal.stopping):
             found = validate(shown, discriminator, validation, device, autocast)
@@ -211,14 +186,24 @@ def train(args):
                 journal.scalar(name if name == "diversity" else f"validation/{name}", value)
             if found["diversity"] < 0.5:
                 told = f"diversity {found['diversity']:.2f}: the faces made are nearly all the same"
-                journal.bar.write(f"step {step}: {told}")
+                journal.bar.write(f"step {number}: {told}")
             # What hardly changes a face would be near to all faces: what is not read as the target counts, too.
             journal.keep_if_best(found["distance"] + 1 - found.get("read", 1))
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
-            journal.sheet({"Source": x_shown, f"Output, step {step}": x_made})
+            journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})
         journal.save({"generator": shown}, **found)
     journal.close()
+
+
+def make_optimizers(args, generator, discriminator):
+    """Adam for both; for a critic, whose weights are clipped, RMSprop as in arXiv 1701.07875."""
+    g_optimizer = make_adam(generator.parameters(), args.learning_rate, args.beta1)
+    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate, args.beta1)
+    if args.loss == "wgan":
+        how = {name: d_optimizer.defaults[name] for name in ("lr", "capturable")}
+        d_optimizer = torch.optim.RMSprop(discriminator.parameters(), **how)
+    return dict(g_optimizer=g_optimizer, d_optimizer=d_optimizer)
 
 
 def pixel_share(args, heat):
@@ -226,9 +211,10 @@ def pixel_share(args, heat):
     return args.pixel_loss_min + (args.pixel_loss_max - args.pixel_loss_min) * heat
 
 
-def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, autocast):
-    """The training step of these networks: a function of the faces and of all that was drawn for them."""
+def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now, mine, autocast):
+    """The training step of these networks; now: its number, on the device; mine: this process's slice of a batch."""
     d_adversarial, g_adversarial = LOSSES[args.loss]
+    zero, weights = torch.zeros_like(now), list(discriminator.parameters())
 
     def logits(x, numbers, noise=None):
         x = diff_augment(x, numbers) if args.diff_augment else x
@@ -238,11 +224,16 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, aut
         with autocast():
             return logits(*what)
 
-    def learn(x, y, numbers, noises, heat, step, alone):
-        """x: source, y: target faces; numbers (3, 7, N), noises (2, N, 3, H, W); alone: only the discriminator."""
-        zero = torch.zeros((), device=x.device)
-        for optimizer in (g_optimizer, d_optimizer):
-            set_rate(optimizer, max(args.learning_rate * heat, args.learning_rate_end))
+    def step(x, y, penalised=False, alone=False):
+        """x: source, y: target faces; penalised: with the gradient penalty; alone: only the discriminator learns."""
+        # Every process draws the whole batch's numbers and takes its slice. Noise is on the scale of [0, 1].
+        heat = temperature(now, args.annealing_half_life)
+        numbers, noises = [None] * 3, [None] * 2
+        if args.diff_augment:
+            numbers = torch.rand(3, 7, args.batch_size, device=x.device)[:, :, mine]
+        if args.instance_noise:
+            noises = truncated_noise((2, args.batch_size, *x.shape[1:]), x.device)[:, mine]
+            noises = noises * (2 * args.instance_noise * heat)
         generator.train()
         discriminator.train().requires_grad_(True)
         with autocast(), torch.set_grad_enabled(not alone):
@@ -254,13 +245,13 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, aut
         d_loss, side_loss, penalty = d_adversarial(real[:, 0], fake[:, 0]), zero, zero
         if args.lambda_class:
             side_loss = discriminator_loss(real[:, 1], judge(x, numbers[2])[:, 1])
-        if args.lambda_r1 and step % R1_EVERY == 0:
+        if penalised:
             penalty = args.lambda_r1 / 2 * R1_EVERY * r1_penalty(lambda y: logits(y, numbers[0])[:, 0], y)
         descend(d_loss + side_loss + penalty, d_optimizer)
         if args.disc_weights_threshold:
             with torch.no_grad():
-                for parameter in discriminator.parameters():
-                    parameter.clamp_(-args.disc_weights_threshold, args.disc_weights_threshold)
+                torch._foreach_clamp_min_(weights, -args.disc_weights_threshold)
+                torch._foreach_clamp_max_(weights, args.disc_weights_threshold)
 
         # 2. Generator: pass for a target face, and stay near the input; target faces stay as they are
         g_loss, near_loss, keep_loss = zero, zero, zero
@@ -275,10 +266,11 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, aut
                 keep_loss = (y_kept - some).square().mean() / 4  # in [0, 1]
                 total = total + args.lambda_keep * keep_loss
             descend(total, g_optimizer)
-            update_ema(ema, generator, step)
-        return {"d": d_loss, "g": g_loss, "pixel": near_loss, "class": side_loss, "keep": keep_loss}
+            update_ema(ema, generator, now)
+        losses = {"d": d_loss, "g": g_loss, "pixel": near_loss, "class": side_loss, "keep": keep_loss}
+        return {name: loss.detach() for name, loss in losses.items()}
 
-    return learn
+    return step
 
 
 VERBS = dict(train=train, test=test, inference=inference)

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -36,7 +38,7 @@ from deep_makeover.model import (
     temperature,
     truncated_noise,
 )
-from deep_makeover.plumbing import save_checkpoint
+from deep_makeover.plumbing import make_ema, save_checkpoint, seed_step
 
 SMALL = ("--source", "Smiling=0", "--target", "Smiling=1", "--min_faces", 8, "--batch_size", 8, "--device", "cpu",
          "--precision", "fp32", "--workers", 0)  # fmt: skip
@@ -207,7 +209,7 @@ def test_r1_penalty_of_a_linear_judge():
 
 
 def test_noise_has_its_spread_and_is_cut_off():
-    noise = truncated_noise((100000,), 0.4)
+    noise = 0.4 * truncated_noise((100000,))
     assert noise.abs().max() <= 0.8 and noise.std().item() == pytest.approx(0.4 * 0.8796, rel=0.02)
 
 
@@ -303,19 +305,38 @@ def same(a, b):
     "extra", [("--recipe=best", "--diff_augment"), ("--loss=wgan", "--batch_size=2", "--test_vectors=2")]
 )
 def test_resume_is_exact(extra, faces, home):
-    """4 steps are 2 steps, a new start and 2 more, bit for bit: weights, EMA, optimizers, random state."""
+    """4 steps are 2 steps, a new start and 2 more, bit for bit: weights, EMA, optimizers."""
     results = []
     for name, stops in (("once", [4]), ("twice", [2, 4])):
         for stop in stops:
             paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
             assert call("--dataset_dir", faces, *SMALL, *extra, *paths, "--steps", stop) == 0
         results.append(torch.load(home / name / NAME / "last.pt", weights_only=True))
-    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer", "random"):
+    for part in ("generator", "discriminator", "ema", "g_optimizer", "d_optimizer"):
         assert same(results[0][part], results[1][part]), part
     assert results[0]["state"]["step"] == 4
     if "--loss=wgan" in extra:
         weights = [value for name, value in results[0]["discriminator"].items() if name.endswith(("weight", "bias"))]
         assert max(weight.abs().max() for weight in weights) <= 0.01, "the critic's weights are clipped"
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_step_depends_on_its_tensors_and_the_seed_alone(bf16):
+    """On no flag that changes either, and its losses are fp32 in any case."""
+    args = script.parse_args(["--instance_noise=0.2", "--diff_augment", "--recipe=best", *map(str, SMALL)])
+    flags, results, (x, y) = dict(vars(args)), [], torch.rand(2, 8, 3, 48, 40).mul(2).sub(1)
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, bf16)
+    for seed in (0, 0, 1):
+        torch.manual_seed(0)
+        generator, discriminator = make_networks("compact", 2, "residual", 2)
+        parts = dict(generator=generator, discriminator=discriminator, ema=make_ema(generator))
+        parts |= script.make_optimizers(args, generator, discriminator)
+        step = script.make_step(args, **parts, now=torch.tensor(16.0), mine=slice(0, 8), autocast=autocast)
+        seed_step(seed, 16)
+        losses = step(x, y, penalised=True)
+        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+        results.append((losses, {name: part.state_dict() for name, part in parts.items()}))
+    assert same(results[0], results[1]) and not same(results[0], results[2]) and vars(args) == flags
 
 
 def test_above_its_threshold_the_discriminator_learns_alone(faces, home):
@@ -338,6 +359,32 @@ def test_the_clock_ends_a_run_early_and_says_so(faces, home, capsys):
     assert call(*flags, "--steps", step + 1) == 0, "the same command goes on"
     assert "resuming" in capsys.readouterr().out
     signal.signal(signal.SIGTERM, before)
+
+
+def test_packing_takes_no_training_time_and_no_random_numbers(faces, home, monkeypatch):
+    """--train_time counts from the first step, and the first weights are those of the seed."""
+    clock, load, results = [0.0], script.load_records, []
+
+    def pack_first(*rest):
+        clock[0] += 1000
+        torch.rand(7)
+        return load(*rest)
+
+    monkeypatch.setattr(script, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    flags = ["--dataset_dir", faces, "--recipe=best", "--train_time=1", "--steps=2", *SMALL, *places(home)]
+    for name, how in (("packed", load), ("packs", pack_first)):
+        monkeypatch.setattr(script, "load_records", how)
+        assert call(*flags, "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models") == 0
+        results.append(torch.load(home / name / NAME / "last.pt", weights_only=True))
+    assert [result["state"]["step"] for result in results] == [2, 2]
+    assert same(results[0]["generator"], results[1]["generator"])
+
+
+def test_a_run_that_steps_have_ended_does_not_ask_for_more(faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--recipe=best", "--epoch=2", "--steps=1", *SMALL, *places(home)]
+    assert call(*flags) == 0
+    printed = capsys.readouterr().out
+    assert "trained 1 of " in printed and "trained 1 of 1 " not in printed and "goes on" not in printed
 
 
 def test_a_stop_saves_first(faces, home):
