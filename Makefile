@@ -1,5 +1,8 @@
 PYTHON ?= python3
-PY := .venv/bin/python
+# PY=python3 takes a Python that is there and has what is needed, instead of setting up .venv: machines with a GPU often
+# have no network.
+PY = .venv/bin/python
+READY = $(if $(filter .venv/bin/python,$(PY)),.venv/stamp)
 DEMO := demo
 FROM ?= hyperencoder
 DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpoint_dir $(DEMO)/checkpoint \
@@ -7,7 +10,7 @@ DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpo
 
 .DEFAULT_GOAL := help
 PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
-.PHONY: help install demo test test-web lint copies bench clean
+.PHONY: help install demo test test-gpu test-web lint copies bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -33,6 +36,9 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 
 test: .venv/stamp  ## run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+test-gpu: $(READY)  ## test trainings and verbs on CUDA (minutes); PY=python3: with that Python
+	$(PY) -m pytest tests/test_cuda.py tests/test_celeba.py tests/test_mtcnn.py -m gpu -p no:cacheprovider -n 4
 
 test-web: .venv/stamp  ## test facegen_attr's page in a browser: CHROMIUM, else /usr/bin/chromium
 	@test -x $${CHROMIUM:-/usr/bin/chromium} || { echo "error: no browser; apt-get install chromium, or set CHROMIUM"; exit 2; }
