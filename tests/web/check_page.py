@@ -48,8 +48,8 @@ def open_page(folder):
         def open_page(*flags):
             names = ["--dataset_name", "faces", "--recipe", "best", *SMALL]
             places = ["--model_path", folder / "model_path", "--sample_dir", folder / "sample_dir"]
-            page = ["--run", "refine", "--web", "--port", 0]
-            command = [sys.executable, ROOT / "facegen_attr/main.py", *names, *places, *page, *flags]
+            verb = ["--run", "refine", "--web", "--port", 0]
+            command = [sys.executable, ROOT / "facegen_attr/main.py", *names, *places, *verb, *flags]
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
             pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             server = subprocess.Popen(list(map(str, command)), env=environment, **pipes)
