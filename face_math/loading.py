@@ -108,7 +108,7 @@ def make_generator(flags):
 
 
 def make_discriminator(flags, outputs=1):
-    """A discriminator of that shape."""
+    """A discriminator of that shape; outputs: how many numbers it gives, the one being a logit."""
     return Discriminator(flags.image_size, flags.width, flags.kernel, flags.d_batch_norm, outputs)
 
 

@@ -95,9 +95,9 @@ def take_filler(args, model):
         raise InputError("no filler to fill a hole: --run train_filler first, or --start encoder")
     if getattr(flags, "inverts", None) != model.version:
         raise InputError(f"filler {path} was trained from another generator: --run train_filler again, elsewhere")
-    guess = Guess(flags.image_size, len(content["guess"]["axes"]))
     model.generator = restore(make_generator(flags), content, "generator", path, model.device)
     model.encoder = restore(make_encoder(flags), content, "encoder", path, model.device)
+    guess = Guess(flags.image_size, len(content["guess"]["axes"]))
     model.guess = restore(guess, content, "guess", path, model.device)
     print(f"filler {path}: step {content['state']['step']}")
 
