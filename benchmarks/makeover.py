@@ -61,8 +61,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
 
     flags = {name: getattr(args, name) for name in ("dataset_dir", "train_mode", "source", "target", "model_path")}
-    flags |= {"run": "test", "out_dir": args.out_dir / "pictures", "sample_dir": args.out_dir, "overwrite": True,
-              "record_dir": args.cache_dir / "records"}  # fmt: skip
+    flags |= dict(run="test", out_dir=args.out_dir / "pictures", sample_dir=args.out_dir, overwrite=True)
+    flags |= dict(record_dir=args.cache_dir / "records")
     options = parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
     folder = args.out_dir / "pictures"
     for old in folder.glob("*/*.png"):  # of another model
@@ -73,8 +73,8 @@ def main(argv=None):
     _, _, width, height = CROPS["makeover"]
     size = (args.size, round(args.size * width / height))
     records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["makeover"], size, progress=False)
-    judge, thresholds, judge_hash = quality.load_judge(
-        argparse.Namespace(crop="makeover", epoch=12, cache_dir=args.cache_dir), records, size)  # fmt: skip
+    how = argparse.Namespace(crop="makeover", epoch=12, cache_dir=args.cache_dir)
+    judge, thresholds, judge_hash = quality.load_judge(how, records, size)
     real = records.rows("test")
     truth = torch.from_numpy(records.attributes[real] > 0)
     read = quality.logits_of(judge, records.images[real]) > thresholds
@@ -82,8 +82,8 @@ def main(argv=None):
     request = parse_condition(rows[0]["request"])
     columns = {name: ATTRIBUTES.index(name) for name in request}
     accuracy = {name: quality.balanced(read[:, i], truth[:, i]) for name, i in columns.items()}
-    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(real)} real test faces: "
-          + ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items()))  # fmt: skip
+    right = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
+    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(real)} real test faces: {right}")
 
     paths = {kind: sorted((folder / kind).glob("*.png")) for kind in ("source", "made", "target")}
     order = np.random.default_rng(0).integers(len(paths["target"]), size=len(paths["source"]))
@@ -95,19 +95,21 @@ def main(argv=None):
     before = quality.logits_of(judge, small["source"]) > thresholds
     kinds = records.attributes[sides(options, records, "test")[0]] > 0
     numbers = {"judge": accuracy, "request": request, "test": metrics, "groups": {}}
-    print(f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
-          f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:")  # fmt: skip
+    print(
+        f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
+        f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:"
+    )
     embeddings = {}
     for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
         after = quality.logits_of(judge, small[kind]) > thresholds
         hit = torch.stack([after[:, columns[name]] == bool(value) for name, value in request.items()]).all(0)
-        row = dict(n=len(hit), read=hit.float().mean().item(),
-                   others=(after[:, others] != before[:, others]).float().mean().item())  # fmt: skip
+        anew = (after[:, others] != before[:, others]).float().mean().item()
+        row = dict(n=len(hit), read=hit.float().mean().item(), others=anew)
         if embed is not None:
             embeddings[kind] = embed(full[kind])
             distance = (embeddings[kind] - embeddings["source"]).norm(dim=1)
-            row |= dict(distance=distance.mean().item(),
-                        same_person=(distance < quality.SAME_PERSON).float().mean().item())  # fmt: skip
+            near = (distance < quality.SAME_PERSON).float().mean().item()
+            row |= dict(distance=distance.mean().item(), same_person=near)
         numbers[kind] = row
         if kind == "made":
             for name in GROUPS:
@@ -121,12 +123,14 @@ def main(argv=None):
     if embed is not None:
         strangers = (embeddings["made"] - embeddings["source"].roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
         numbers["strangers"] = row = dict(n=len(strangers), same_person=strangers.float().mean().item())
-        print(f"  strangers (made over against the next source) are taken for the same person in "
-              f"{show(row['same_person'], row['n'])}")  # fmt: skip
+        taken = show(row["same_person"], row["n"])
+        print(f"  strangers (made over against the next source) are taken for the same person in {taken}")
     for name, row in numbers["groups"].items():
         print(f"  made over, {name:15} read {show(row['read'], row['n'])} (n {row['n']})")
-    print(f"{metrics['target_faces']} target faces made over keep {metrics['psnr_of_target_faces']:.1f} dB; "
-          f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1")  # fmt: skip
+    print(
+        f"{metrics['target_faces']} target faces made over keep {metrics['psnr_of_target_faces']:.1f} dB; "
+        f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1"
+    )
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
