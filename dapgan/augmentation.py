@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from common.celeba import subset, to_tensor, to_uint8
 from common.photos import InputError, save_pictures
-from dapgan.faces import LEARNED, AttributeReader, FaceMiddle, LinearFaces, chunks, resized, share_below
+from dapgan.faces import LEARNED, AttributeReader, FaceMiddle, LinearFaces, chunks, resized, share_below, shuffled
 from dapgan.loading import load_pictures, load_reader, load_records, run_name
 from dapgan.plumbing import output_folder, place, save_sheet, write_table
 
@@ -41,7 +41,7 @@ class Unlabelled:
 
     def __init__(self, x, encode):
         self.middle, self.linear = FaceMiddle(x), LinearFaces(x)
-        latents = chunks(encode, x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:LEARNED]])
+        latents = chunks(encode, x[shuffled(x, 0)[:LEARNED]])
         values, vectors = torch.linalg.eigh(torch.cov(latents.T, correction=0))
         self.root = vectors * values.clamp(min=0).sqrt()
         self.looks, self.odd = self.look(x), chunks(self.linear.oddness, x)
@@ -68,7 +68,7 @@ def augment_person(
     deviate together. Kept if both gates agree: identity, the share of unlabelled faces that are less like the picture
     of x that is most alike; quality, the share of unlabelled faces that are odder. 0 for a gate turns it off.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator(x.device).manual_seed(seed)
     both = torch.cat([x, x.flip(3)])
     z, own = chunks(encode, both), faces.look(x)
     strangers = (faces.looks @ own.T).max(1).values
@@ -76,9 +76,9 @@ def augment_person(
     for begin in range(0, TRIES * count, 64):
         if len(rows) == count:
             break
-        number = begin + torch.arange(64)
+        number = begin + torch.arange(64, device=x.device)
         source = number % len(x) + len(x) * (number // len(x) % 2)  # all of x, all of x mirrored, all of x ...
-        noise = torch.randn(64, len(faces.root), generator=random).to(z)
+        noise = torch.randn(64, len(faces.root), generator=random, device=x.device)
         z_new = constrain(z[source] + strength * noise @ faces.root.T)
         made = change(both[source], z[source], z_new, generate)
         identities = share_below((faces.look(made) @ own.T).max(1).values, strangers).tolist()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dapgan.faces import LEARNED, FaceMiddle, chunks, resized
+from dapgan.faces import LEARNED, FaceMiddle, chunks, resized, shuffled
 
 
 class ClassAxis:
@@ -47,7 +47,7 @@ class Pool:
         self.middle, self.generate = FaceMiddle(x), generate
         self.features = self.middle.features(x)
         # Which latents go with which features in the generator's own pictures.
-        some = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:LEARNED]
+        some = shuffled(x, seed)[:LEARNED]
         latents = chunks(encode, x[some])
         drawn = chunks(generate, latents)
         features = self.middle.features(drawn)
@@ -76,7 +76,7 @@ def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
     Its score is brought to between near and far on each side. Kept if the score, read in the picture that came out of
     it, is at least near / 2 on that side.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator(pool.x.device).manual_seed(seed)
     before, direction = axis.score(pool.features[pool.chosen]), pool.direction(axis)
 
     def move(steps):
@@ -91,7 +91,7 @@ def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
     reach = (move(torch.ones_like(before[:64]))[2] - before[:64]).mean().clamp(min=0.2)
     pictures, labels, rows, rejected = [], [], [], Counter()
     for side in (1, -1):
-        target = side * (near + (far - near) * torch.rand(len(before), generator=random).to(before))
+        target = side * (near + (far - near) * torch.rand(len(before), generator=random, device=before.device))
         made, z_new, score = move((target - before) / reach)
         keep = side * score >= near / 2
         rejected["on the wrong side"] += int((~keep).sum())

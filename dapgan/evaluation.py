@@ -30,7 +30,7 @@ def classical(x, colour, random):
     """Mirror half of the pictures; change contrast by up to `colour`, brightness and tint by parts of it."""
 
     def draw(*size):
-        return (torch.rand(len(x), *size, generator=random) * 2 - 1).to(x.device)
+        return torch.rand(len(x), *size, generator=random, device=x.device) * 2 - 1
 
     x = torch.where(draw(1, 1, 1) < 0, x.flip(3), x)
     mean = x.mean((1, 2, 3), keepdim=True)
@@ -64,13 +64,15 @@ def fit_classifier(x, y, seed, colour=0.9, made=None, share=0.5, steps=200, batc
     target = torch.cat(labels)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):  # the caller's random numbers stay as they are
         torch.manual_seed(seed)
-        net, random = make_classifier().to(x.device), torch.Generator().manual_seed(seed)
+        random = torch.Generator(x.device).manual_seed(seed)
+        with x.device:
+            net = make_classifier()
         optimizer = torch.optim.AdamW(net.parameters(), learning_rate, weight_decay=0.05, fused=True)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps)
         for _ in range(steps):
             drawn = []
             for size, pictures in zip(sizes, sources, strict=True):
-                drawn.append(pictures[torch.randint(len(pictures), (size,), generator=random)])
+                drawn.append(pictures[torch.randint(len(pictures), (size,), generator=random, device=x.device)])
             drawn = torch.cat(drawn)
             drawn = classical(drawn, colour, random) if colour else drawn
             logits = net(drawn.contiguous(memory_format=torch.channels_last))[:, 0]
@@ -89,9 +91,9 @@ def look(net, x):
 
 def pick_few(y, count, seed):
     """(2 count,) rows: as many random ones of each class of y (N,) bool, first those where it is so."""
-    random = torch.Generator().manual_seed(1000 + seed)
+    random = torch.Generator(y.device).manual_seed(1000 + seed)
     rows = [there.nonzero()[:, 0] for there in (y, ~y)]
-    return torch.cat([part[torch.randperm(len(part), generator=random)[:count]] for part in rows])
+    return torch.cat([part[torch.randperm(len(part), generator=random, device=y.device)[:count]] for part in rows])
 
 
 def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=False, **how):
@@ -115,7 +117,8 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     cases = [(name, count, seed) for name in names for count in counts for seed in range(seeds)]
     for name, count, seed in tqdm(cases, "cases", disable=not progress):
         column = attribute_indices([name])[0]
-        truth, y_test = (torch.as_tensor(table[:, column] > 0).to(x.device) for table in (attributes, attributes_test))
+        tables = attributes[:, column] > 0, attributes_test[:, column] > 0
+        truth, y_test = (torch.as_tensor(table, device=x.device) for table in tables)
         few, y = seen[pick_few(truth, count, seed)], torch.arange(2 * count, device=x.device) < count
         teacher = fit_classifier(few, y, seed, **how)
         # From here on the unlabelled faces are known by what the teacher, which has seen the few alone, says of them.

@@ -27,6 +27,11 @@ def resized(x, side):
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
+def shuffled(x, seed):
+    """The numbers of pictures x in a random order, where they are."""
+    return torch.randperm(len(x), generator=torch.Generator(x.device).manual_seed(seed), device=x.device)
+
+
 def principal_components(x, count):
     """Of x (N, D): mean (D,), first principal components (D, count), variances along them, and that of all others.
 
@@ -114,9 +119,9 @@ class AttributeReader:
     def __init__(self, x, attributes, names=READ):
         self.names = list(names)
         self.middle, self.linear = FaceMiddle(x), LinearFaces(x)
-        wanted = torch.as_tensor(attributes[:, attribute_indices(self.names)]).to(x) > 0
+        wanted = torch.as_tensor(attributes[:, attribute_indices(self.names)] > 0, device=x.device)
         inputs = self.inputs(x)
-        penalty = 1e-2 * len(x) * torch.eye(inputs.shape[1]).to(x)
+        penalty = 1e-2 * len(x) * torch.eye(inputs.shape[1], device=x.device)
         weights = []
         for there in wanted.T:  # weighted so that a rare attribute is not read as absent because it is rare
             often = there.float().mean()
@@ -135,7 +140,7 @@ class AttributeReader:
 
     def accuracy(self, x, attributes):
         """name -> mean of the two hit rates on annotated faces x."""
-        truth = torch.as_tensor(attributes[:, attribute_indices(self.names)] > 0).to(x.device)
+        truth = torch.as_tensor(attributes[:, attribute_indices(self.names)] > 0, device=x.device)
         columns = zip(self.names, self.read(x).T, truth.T, strict=True)
         return {name: balanced(score, there) for name, score, there in columns if there.any() and not there.all()}
 

@@ -244,6 +244,18 @@ def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
         assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
 
 
+def test_everything_is_where_the_pictures_are(drawn, linear):
+    """A GPU, say: tensors that are made without naming a device are on another here, and would not fit the rest."""
+    x, attributes, _ = drawn
+    with torch.device("meta"):
+        call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same)
+        results = evaluation.measure(*call, names=("Smiling",), counts=(3,), seeds=1, steps=4)
+        made = augment_person(x[:3], Unlabelled(x, linear.encode), *call[2], 4, min_identity=0, min_quality=0)
+        reader = AttributeReader(x, attributes, ["Smiling"])
+        assert reader.accuracy(x, attributes)["Smiling"] > 0.9
+    assert len(results) == len(summary.ARMS) and len(made.rows) == 4
+
+
 def test_few_labels_alone_matter(drawn, linear):
     """No label but those of the few reaches any arm: all others may be turned round, and nothing changes."""
     x, attributes, _ = drawn
