@@ -81,14 +81,15 @@ def deform(x, numbers, slant=0.3, width=0.25):
 
     numbers: (2, N) in [-1, 1], of slant and width. What comes in is black.
     """
-    return shear(x, numbers[0].to(x) * slant, numbers[1].to(x) * width)
+    return shear(x, numbers[0] * slant, numbers[1] * width)
 
 
 def shear(x, lean, wide=0.0):
     """Digits (N, 3, S, S) with lean (N,) added to the column per row, made wider by the share `wide`; black outside."""
-    matrix = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).to(x).repeat(len(x), 1, 1)
-    matrix[:, 0, 0], matrix[:, 0, 1] = 1 / (1 + torch.as_tensor(wide)), lean
-    return F.grid_sample(x + 1, F.affine_grid(matrix, x.shape, align_corners=False), align_corners=False) - 1
+    zero = torch.zeros_like(lean)
+    rows = [torch.stack([zero + 1 / (1 + wide), lean, zero], 1), torch.stack([zero, zero + 1, zero], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
+    return F.grid_sample(x + 1, grid, align_corners=False) - 1
 
 
 def cluster(images, count, device, most=5000):

@@ -7,7 +7,7 @@ import torch
 from dapgan.digits import deform, digit_loss
 from dapgan.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from dapgan.loading import draw
-from dapgan.losses import repeat
+from dapgan.losses import prior_distance, reconstruction_loss
 from dapgan.plumbing import descend
 
 
@@ -16,10 +16,11 @@ def judge(discriminator, x, numbers):
     return discriminator(x if numbers is None else diff_augment(x, numbers))[0].float()
 
 
-def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters, penalty):
+def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters=None, penalty=False):
     """InfoGAN: G against D, D on real and generated, then both so that the latent can be read in what G makes.
 
-    clusters (N,): what digits are to be read as; penalty: whether it is the gradient penalty's turn.
+    x: real pictures; clusters (N,): what digits are to be read as; penalty: whether it is the gradient penalty's turn.
+    Returns the losses by name.
     """
     z, moves, numbers, directions = draw(args, gan, mine)
     if args.deform:
@@ -53,8 +54,11 @@ def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters, penalty
     if args.lambda_rec:
         with gan.autocast():
             raw = discriminator.read(x)
-        losses["rec"], spread = repeat(args, gan, raw, x, z, directions)
-        loss = loss + args.lambda_rec * losses["rec"] + spread
+        z_hat = gan.latent.squash(raw.float())
+        with gan.autocast():
+            x_hat = generator(z_hat)
+        losses["rec"] = reconstruction_loss(x_hat, x, args.reconstruction).mean()
+        loss = loss + args.lambda_rec * losses["rec"] + prior_distance(z_hat, z, directions)
     if args.lambda_digit:
         with gan.autocast():
             first, second = discriminator.read(torch.cat([x, twin])).float().chunk(2)

@@ -15,7 +15,6 @@ from common import celeba
 from common.celeba import SQUARE, load_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
-from dapgan.digits import load_digits
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, setup
 
@@ -32,6 +31,8 @@ def load_records(args, device, rank=0):
     """The pictures: digits, or faces, the square in the middle of CelebA's aligned pictures, packed once."""
     if args.data == "celeba":
         return celeba.load_records(args, SQUARE, (args.image_size,) * 2, device, rank)
+    from dapgan.digits import load_digits  # what else is in there is about training
+
     if rank and args.download:  # rank 0 fetches, the others then find what it fetched
         dist.barrier()
     records = load_digits(args.data, args.image_size, args.dataset_dir, args.download)
@@ -83,6 +84,11 @@ class GAN:
         """A few characters that another generator, or this one after more steps, does not have."""
         return f"{zlib.crc32(self.generator.fc.weight.cpu().numpy().tobytes()):08x}"
 
+    def train(self):
+        """Both networks in training mode: batch norm by the batch."""
+        self.generator.train()
+        self.discriminator.train()
+
     @torch.no_grad()
     def generate(self, z):
         """Latents (N, L) -> pictures (N, 3, S, S) in [-1, 1], in chunks, in eval mode."""
@@ -120,16 +126,16 @@ def with_ema(gan):
 
 
 def draw(args, gan, mine):
-    """What is random in a step, of the whole batch, this process's slice `mine`: latents (N, L), and, where the flags
-    ask for them, how digits are deformed (2, 2, N), augmentation (2, 7, N), and directions (L, 128)."""
-    count, latent = args.batch_size, gan.latent
-    z, moves, numbers, directions = latent.draw(count)[mine].to(gan.device), None, (None, None), None
+    """What is random in a step: latents (N, L), and, as the flags ask for them, how digits are deformed (2, 2, N),
+    augmentation (2, 7, N), directions (L, 128). Every process draws the whole batch's and takes its slice, `mine`."""
+    count, device, moves, numbers, directions = args.batch_size, gan.device, None, (None, None), None
+    z = gan.latent.draw(count, device=device)[mine]
     if args.deform:
-        moves = (torch.rand(2, 2, count) * 2 - 1)[:, :, mine].to(gan.device)
+        moves = (torch.rand(2, 2, count, device=device) * 2 - 1)[:, :, mine]
     if args.diff_augment:
-        numbers = torch.rand(2, 7, count)[:, :, mine].to(gan.device)
+        numbers = torch.rand(2, 7, count, device=device)[:, :, mine]
     if args.lambda_rec:
-        directions = torch.randn(latent.size, 128).to(gan.device)
+        directions = torch.randn(gan.latent.size, 128, device=device)
     return z, moves, numbers, directions
 
 

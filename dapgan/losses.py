@@ -3,10 +3,20 @@
 Pictures are (N, 3, S, S) in [-1, 1], latents (N, L).
 """
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 
 RECONSTRUCTIONS = ("msssim", "msssim_l1", "l1")
+
+
+@lru_cache
+def ms_ssim_constants(scales, window, device):
+    """What ms_ssim() smooths with (12, 1, 1, window), and how much each scale counts (scales, 1, 1)."""
+    gauss = torch.exp(-((torch.arange(window) - window // 2) ** 2) / (2 * 1.5**2))
+    weights = torch.tensor([0.0448, 0.2856, 0.3001][:scales]).view(-1, 1, 1)
+    return (gauss / gauss.sum()).repeat(12, 1, 1, 1).to(device), (weights / weights.sum()).to(device)
 
 
 def ms_ssim(x, y, scales=3, window=7):
@@ -16,23 +26,30 @@ def ms_ssim(x, y, scales=3, window=7):
     with any window above 3. So: 3 scales, a Gaussian window of 7 (sigma 1.5), the first three of the usual weights
     divided by their sum; contrast and structure at each scale, brightness at the last. Negative structure counts as
     nearly 0 and then has no gradient, so that a picture that is another's opposite is not mended by this loss alone.
+
+    Written with the sum and the difference of the two, s and d: 2 cov(x, y) = (var(s) - var(d)) / 2, var(x) + var(y) =
+    (var(s) + var(d)) / 2, likewise 2 E(x) E(y) and E(x)^2 + E(y)^2; all scales at once but for the smoothing.
     """
-    weights = torch.tensor([0.0448, 0.2856, 0.3001][:scales], device=x.device)
-    weights, last = weights / weights.sum(), scales - 1
-    gauss = torch.exp(-((torch.arange(window, device=x.device) - window // 2) ** 2) / (2 * 1.5**2))
-    kernel = (gauss / gauss.sum()).expand(15, 1, 1, window)
-    x, y, value = x.float() / 2 + 0.5, y.float() / 2 + 0.5, 1
+    kernel, weights = ms_ssim_constants(scales, window, x.device)
+    x, y, maps = x.float(), y.float(), []
+    both = torch.cat([x + y + 2, x - y], 1) / 2  # (N, 6, S, S): s and d of pictures in [0, 1]
     for scale in range(scales):
-        maps = torch.cat([x, y, x * x, y * y, x * y], 1)
-        maps = F.conv2d(F.conv2d(maps, kernel, groups=15), kernel.transpose(2, 3), groups=15)
-        mean_x, mean_y, xx, yy, xy = maps.split(3, 1)
-        product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
-        similar = (2 * (xy - product) + 0.03**2) / (xx + yy - squares + 0.03**2)
-        if scale == last:
-            similar = similar * (2 * product + 0.01**2) / (squares + 0.01**2)
-        value = value * similar.mean((2, 3)).clamp(min=1e-4) ** weights[scale]
-        x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    return value.mean(1)
+        both = F.avg_pool2d(both, 2) if scale else both
+        smooth = F.conv2d(torch.cat([both, both * both], 1), kernel, groups=12)
+        maps.append(F.conv2d(smooth, kernel.transpose(2, 3), groups=12).flatten(2))
+    sizes = [part.shape[2] for part in maps]
+    means, squares = torch.cat(maps, 2).chunk(2, 1)  # (N, 6, places of all scales)
+    *similar, last = alike(torch.addcmul(squares, means, means, value=-1), 0.03).split(sizes, 2)
+    last = last * alike(means[..., -sizes[-1] :].square(), 0.01)
+    similar = F.threshold(torch.stack([part.mean(2) for part in (*similar, last)]), 1e-4, 1e-4)  # (scales, N, 3)
+    return (similar.log() * weights).sum(0).exp().mean(1)
+
+
+def alike(of_both, constant):
+    """SSIM's quotient 2ab / (a^2 + b^2), from what s and d have of it (N, 6, P): (N, 3, P)."""
+    of_sum, of_difference = of_both.chunk(2, 1)
+    of_sum = of_sum + 2 * constant**2
+    return (of_sum - of_difference) / (of_sum + of_difference)
 
 
 def reconstruction_loss(x_hat, x, kind):
@@ -52,13 +69,6 @@ def prior_distance(z_hat, z, directions):
 
     Kolouri et al., arXiv 1804.01947: what keeps the faces' latents spread as they are drawn. directions: (L, n).
     """
-    directions = F.normalize(directions, dim=0)
-    return (z_hat @ directions).sort(0).values.sub((z @ directions).sort(0).values).square().mean()
-
-
-def repeat(args, gan, raw, x, z, directions):
-    """Losses of real pictures x made anew from what was read in them (raw), and of how those latents are spread."""
-    z_hat = gan.latent.squash(raw.float())
-    with gan.autocast():
-        x_hat = gan.generator(z_hat)
-    return reconstruction_loss(x_hat, x, args.reconstruction).mean(), prior_distance(z_hat, z, directions)
+    drawn = torch.stack([z_hat, z]) @ F.normalize(directions, dim=0)
+    read, drawn = drawn.sort(1).values
+    return (read - drawn).square().mean()

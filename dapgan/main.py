@@ -15,6 +15,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,9 +30,9 @@ from dapgan.evaluation import evaluate
 from dapgan.gan import R1_EVERY
 from dapgan.infogan import infogan_step
 from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, split, with_ema
-from dapgan.losses import RECONSTRUCTIONS, reconstruction_loss, repeat
+from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
-from dapgan.plumbing import SWITCH, Journal, natural, number, positive, rate, set_rate, setup, share, update_ema, weight
+from dapgan.plumbing import SWITCH, Journal, make_adam, natural, positive, rate, replayed, set_rate, share, weight
 from dapgan.predictor import train_predictor
 from dapgan.purity import check_digits
 from dapgan.recover import LOSSES, METHODS, recover
@@ -86,7 +87,7 @@ def numbers(text):
 def parse_args(argv=None):
     """Read the command line. InputError: flags that do not go together."""
     parser = plumbing.make_parser(__doc__, "dapgan")
-    several = number(int, "2 or more", lambda n: n > 1)
+    several = plumbing.number(int, "2 or more", lambda n: n > 1)
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
@@ -174,10 +175,11 @@ def check(args):
 # Training
 
 
-def began_step(args, gan, g_optimizer, d_optimizer, k, mine, x):
+def began_step(args, gan, g_optimizer, d_optimizer, mine, k, x):
     """BEGAN: D repeats real pictures well and G's badly, G makes what D repeats well; D also reads the code.
 
-    Both are updated at once, as BEGAN has it; k () changes in place.
+    x: real pictures; k (): changes in place. Both networks are updated at once, as BEGAN has it. Returns the losses by
+    name.
     """
     z, moves, _, directions = draw(args, gan, mine)
     x = deform(x, moves[0]) if args.deform else x
@@ -196,28 +198,35 @@ def began_step(args, gan, g_optimizer, d_optimizer, k, mine, x):
     fake.backward(retain_graph=True)
     torch._foreach_mul_([p.grad for p in discriminator.parameters() if p.grad is not None], -k)
 
-    # 2. Real pictures repeated, by way of the latent too; the latent of generated ones read
+    # 2. Real pictures repeated, and made anew by the generator from the latent read in them
     with gan.autocast():
-        real_hat, real_raw = discriminator(x)
-    real = reconstruction_loss(real_hat, x, args.reconstruction).mean()
-    losses = dict(d=real.detach() - k * fake.detach(), g=fake, real=real, fake=fake)
+        x_hat, real_raw = discriminator(x)
+    if args.lambda_rec:
+        z_hat = gan.latent.squash(real_raw.float())
+        with gan.autocast():
+            x_hat = torch.cat([x_hat, generator(z_hat)])
+    again = reconstruction_loss(x_hat, torch.cat([x] * (len(x_hat) // len(x))), args.reconstruction)
+    real, *rec = again.view(-1, len(x)).mean(1)
+    losses, loss = dict(d=real.detach() - k * fake.detach(), g=fake, real=real, fake=fake), real
+    if args.lambda_rec:
+        losses["rec"] = rec[0]
+        loss = loss + args.lambda_rec * rec[0] + prior_distance(z_hat, z, directions)
+
+    # 3. The latent of generated pictures read in them; then both networks are moved
     code_loss, noise_loss = gan.latent.losses(raw.float(), z)
-    loss = real + args.lambda_code * code_loss
     if gan.latent.code_size:
         losses["code"] = code_loss
+        loss = loss + args.lambda_code * code_loss
     if reads_noise(args):
         losses["noise"] = noise_loss
         loss = loss + args.lambda_noise * noise_loss
-    if args.lambda_rec:
-        losses["rec"], spread = repeat(args, gan, real_raw, x, z, directions)
-        loss = loss + args.lambda_rec * losses["rec"] + spread
     loss.backward()
     x_fake.backward(seen.grad)
     for optimizer in (g_optimizer, d_optimizer):
         plumbing.average_gradients(optimizer)
         optimizer.step()
 
-    # 3. k: what generated pictures count, so that their loss is gamma times that of real ones
+    # 4. k: what generated pictures count, so that their loss is gamma times that of real ones
     real, fake = plumbing.mean_of_processes(torch.stack([real, fake]).detach())
     balance = args.gamma * real - fake
     k.add_(args.lambda_k * balance).clamp_(0, 1)
@@ -226,7 +235,7 @@ def began_step(args, gan, g_optimizer, d_optimizer, k, mine, x):
 
 def train(args):
     """Train generator and discriminator of the chosen model."""
-    device, autocast, rank, world = setup(args)
+    device, autocast, rank, world = plumbing.setup(args)
 
     # Data
     records = load_records(args, device, rank)
@@ -234,15 +243,12 @@ def train(args):
     mine = plumbing.slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     gan = make_gan(args, device, autocast)
     ema = with_ema(gan)
     shown = ema if args.show_ema else gan
-    networks = (gan.generator, ema.generator), (gan.discriminator, ema.discriminator)
-    rates = args.learning_rate, args.learning_rate * args.d_rate
-    g_optimizer, d_optimizer = (
-        torch.optim.Adam(network.parameters(), rate, (args.beta1, 0.999), fused=True)
-        for (network, _), rate in zip(networks, rates, strict=True)
-    )
+    g_optimizer = make_adam(gan.generator.parameters(), args.learning_rate, args.beta1)
+    d_optimizer = make_adam(gan.discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
 
     # Logbook
     about = f"{len(rows)} training and {len(x_real)} validation pictures"
@@ -255,27 +261,29 @@ def train(args):
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     fixed = gan.latent.draw(len(x_real), torch.Generator().manual_seed(args.seed)).to(device)
     clusters = find_clusters(records, rows, gan.latent, device) if args.lambda_digit else None
+    learning = args, gan, g_optimizer, d_optimizer, mine
+    update = partial(infogan_step, *learning) if args.model == "infogan" else partial(began_step, *learning, k)
 
-    for step in journal.steps():
+    def step(*seen, **flags):
+        """Generator and discriminator, and the running means of their weights, one step on."""
+        gan.train()
+        losses = update(*seen, **flags)
+        plumbing.update_ema(ema.generator, gan.generator, journal.now)
+        plumbing.update_ema(ema.discriminator, gan.discriminator, journal.now)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    step = replayed(step, device)
+    for number in journal.steps():
         x, chosen = next(stream)
-        gan.generator.train()
-        gan.discriminator.train()
-        rate = rate_at(args, step)
-        set_rate(g_optimizer, rate)
-        set_rate(d_optimizer, rate * args.d_rate)
-        if args.model == "infogan":
-            penalty = args.lambda_r1 > 0 and step % R1_EVERY == 0
-            found = clusters[chosen] if args.lambda_digit else None
-            losses = infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, found, penalty)
-        else:
-            losses = began_step(args, gan, g_optimizer, d_optimizer, k, mine, x)
-        for network, mean in networks:
-            update_ema(mean, network, step)
+        set_rate(g_optimizer, rate_at(args, number))
+        set_rate(d_optimizer, rate_at(args, number) * args.d_rate)
+        flags = dict(penalty=number % R1_EVERY == 0) if args.lambda_r1 else {}
+        losses = step(x, *([clusters[chosen]] if args.lambda_digit else []), **flags)
 
         # What is due: numbers, validation, a sheet, a checkpoint
         journal.add(**losses)
         if journal.log_due:
-            journal.scalar("learning_rate", rate)
+            journal.scalar("learning_rate", rate_at(args, number))
         found = {}
         if rank == 0 and journal.sheet_due:
             found["distance"] = draw_sheet(journal, shown, fixed, x_real)

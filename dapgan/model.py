@@ -27,10 +27,12 @@ class Latent:
         self.code_size = sum(self.categorical) + continuous
         self.size = noise + self.code_size
 
-    def draw(self, count, random=None):
-        """(count, size), drawn as the generator is trained with them; random: a torch.Generator."""
-        flat = torch.rand(count, self.noise + self.continuous, generator=random) * 2 - 1
-        classes = [F.one_hot(torch.randint(n, (count,), generator=random), n).float() for n in self.categorical]
+    def draw(self, count, random=None, device="cpu"):
+        """(count, size), drawn as the generator is trained with them; random: a torch.Generator of the device."""
+        how = dict(generator=random, device=device)
+        flat = torch.rand(count, self.noise + self.continuous, **how) * 2 - 1
+        drawn = [(n, torch.randint(n, (count, 1), **how)) for n in self.categorical]
+        classes = [(number == torch.arange(n, device=device)).float() for n, number in drawn]
         return torch.cat([flat[:, : self.noise], *classes, flat[:, self.noise :]], 1)
 
     def mean(self):

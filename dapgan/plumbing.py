@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import sys
+from collections import Counter
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from common.celeba import to_uint8
 from common.photos import InputError
 
 PROJECT = Path(__file__).resolve().parent
-FORMAT = 1  # of checkpoints and model files
+FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
 PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -163,13 +164,14 @@ def setup(args):
     torch.backends.cudnn.allow_tf32 = args.precision != "fp32"
     torch.set_float32_matmul_precision("highest" if args.precision == "fp32" else "high")
     torch.backends.cudnn.benchmark = True
-    torch.manual_seed(args.seed)  # the same on every rank: all draw the same noise
+    torch.manual_seed(args.seed)
     if "RANK" in os.environ and not dist.is_initialized():
         # Plain numbers travel over gloo even with GPUs; the others wait for hours while rank 0 packs a large data set.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(hours=12))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    return device, partial(torch.autocast, device.type, torch.bfloat16, enabled=bf16), rank, world
+    kept = device.type == "cpu"  # a weight's bf16 copy: a CUDA graph must make its own
+    return device, partial(torch.autocast, device.type, torch.bfloat16, bf16, kept), rank, world
 
 
 def slice_of(batch_size, rank, world, people=1):
@@ -209,10 +211,70 @@ def mean_of_processes(x):
     return x
 
 
+def make_adam(parameters, rate, beta1, beta2=0.999):
+    """Adam, fused; on CUDA as a graph needs it: all that changes, the rate too, are tensors there."""
+    parameters = list(parameters)
+    device = parameters[0].device
+    rate = torch.tensor(rate, device=device) if device.type == "cuda" else rate
+    return torch.optim.Adam(parameters, rate, (beta1, beta2), fused=True, capturable=device.type == "cuda")
+
+
 def set_rate(optimizer, rate):
-    """The learning rate of an optimizer's next step."""
+    """The learning rate of an optimizer's next step; outside of the step, which may be a graph."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if torch.is_tensor(group["lr"]):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def seed_step(seed, step):
+    """From here on random numbers depend on seed and step alone, on every device and every rank.
+
+    They are mixed, since a CPU's generator reads 32 bits of a seed and no more.
+    """
+    torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0]))
+
+
+def replayed(step, device):
+    """A training step as CUDA graphs, one for each set of shapes and flags; on other devices the step itself.
+
+    step(*tensors, **flags) is a function of tensors, which may change networks and optimizers, and returns a dict of
+    scalars. Thrice it is run as it is, kernel by kernel (cuDNN chooses, optimizers make their state), then captured,
+    and from then on replayed: a small network's GPU otherwise waits for launches most of the time. Where it cannot be
+    captured it goes on as it is, which is said.
+    """
+    if device.type != "cuda":
+        return step
+    seen, graphs, stream, pool = Counter(), {}, torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def capture(key, tensors, flags):
+        inputs, graph = [tensor.clone() for tensor in tensors], torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                graphs[key] = graph, inputs, step(*inputs, **flags)
+        except RuntimeError as error:
+            print(f"the step goes on without a CUDA graph: {str(error).splitlines()[0]}")
+            graphs[key] = None
+
+    def call(*tensors, **flags):
+        key = (*(tensor.shape for tensor in tensors), *sorted(flags.items()))
+        seen[key] += 1
+        if seen[key] > 3 and key not in graphs:
+            capture(key, tensors, flags)
+        if graphs.get(key):
+            graph, inputs, outputs = graphs[key]
+            for mine, theirs in zip(inputs, tensors, strict=True):
+                mine.copy_(theirs)
+            graph.replay()
+            return outputs
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            outputs = step(*tensors, **flags)
+        torch.cuda.current_stream().wait_stream(stream)
+        return outputs
+
+    return call
 
 
 def make_ema(network):
@@ -223,12 +285,18 @@ def make_ema(network):
 
 @torch.no_grad()
 def update_ema(ema, network, step, decay=0.999):
-    """Move the running mean of the weights on: ema = decay * ema + (1 - decay) * weights; quicker at first."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(network.parameters()), 1 - decay)
-    for mine, theirs in zip(ema.buffers(), network.buffers(), strict=True):
-        if mine is not theirs:
-            mine.copy_(theirs)
+    """Move the running mean of the weights on: ema = decay * ema + (1 - decay) * weights; quicker at first.
+
+    step: a 0-dim tensor on the device, from 1 on. Buffers (batch norm's statistics) are copied.
+    """
+    weight = (9 / (10 + step)).clamp(min=1 - decay)
+    mine, theirs = list(ema.parameters()), list(network.parameters())
+    moves = torch._foreach_sub(theirs, mine)
+    torch._foreach_mul_(moves, weight)
+    torch._foreach_add_(mine, moves)
+    pairs = [pair for pair in zip(ema.buffers(), network.buffers(), strict=True) if pair[0] is not pair[1]]
+    if pairs:
+        torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -251,7 +319,6 @@ def save_checkpoint(path, flags, parts, **state):
     parts: name -> module or optimizer; flags, state: numbers, texts, lists and tensors. InputError: the disk refuses.
     """
     content = {"format": FORMAT, "project": PROJECT.name, "args": flags, "state": state}
-    content["random"] = torch.get_rng_state()
     content |= {name: part.state_dict() for name, part in parts.items()}
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -281,8 +348,8 @@ def read_checkpoint(path):
         )
     except Exception:  # there is no end to what the unpickler raises at a file that is none
         raise InputError(f"{path} is no checkpoint of this program, or damaged") from None
-    if number != FORMAT:
-        raise InputError(f"{path} has format {number}; this program reads {FORMAT}")
+    if number not in (1, FORMAT):
+        raise InputError(f"{path} has format {number}; this program reads 1 and {FORMAT}")
     if project != PROJECT.name:
         raise InputError(f"{path} is no model of this project but of {project}")
     return content
@@ -327,13 +394,17 @@ def load_checkpoint(path, flags, parts):
             print(f"{error}{': taking the one before' if file != candidates[-1] else ''}")
     else:
         raise InputError(f"no checkpoint in {path.parent} can be read: move it away to start anew")
+    if content["format"] != FORMAT:
+        raise InputError(f"{file} is of an older program, which this one cannot resume: move it away to start anew")
     saved = content["args"]
     differ = [f"{name} was {saved.get(name)}, now {value}" for name, value in flags.items() if saved.get(name) != value]
     if differ:
         raise InputError(f"{file} was made with other flags ({'; '.join(differ)}): give those, or another place")
     for name, part in parts.items():
+        if isinstance(part, torch.optim.Optimizer):
+            for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
+                theirs |= dict(lr=mine["lr"], capturable=mine["capturable"])  # as this device needs them
         part.load_state_dict(content[name])
-    torch.set_rng_state(content["random"])
     print(f"resuming from {file}, step {content['state']['step']}")
     return content["state"]
 
@@ -442,6 +513,7 @@ class Journal:
             raise InputError(f"{self.model} is there, but no checkpoint of its run: move it away or give --model_path")
         self.state = found or dict(step=0, best=math.inf, best_step=0) | state
         self.step, self.losses, self.asked, self.stopping, self.better = self.state["step"], [], False, False, False
+        self.now = torch.zeros((), device=device)  # the step, where a captured one can read it
         self.writer = self.bar = self.curve = None  # curve: the name of the losses' line where others share its chart
 
     def steps(self):
@@ -452,6 +524,8 @@ class Journal:
         self.open()
         while self.step < self.last and not self.stopping:
             self.step += 1
+            self.now.fill_(self.step)
+            seed_step(self.args.seed, self.step)
             yield self.step
 
     @property
@@ -482,7 +556,8 @@ class Journal:
         Exits, with the last good checkpoint kept, if a loss is not finite.
         """
         self.bar.update(self.args.batch_size)
-        self.asked = self.stop_requested()
+        if self.step % 10 == 0 or not dist.is_initialized():  # asking the other processes takes time
+            self.asked = self.stop_requested()
         self.stopping = self.asked
         self.losses.append(torch.stack([loss.detach().float() for loss in losses.values()]))
         every, end = self.args.sample_every or self.epoch_steps, self.step == self.last
@@ -505,7 +580,7 @@ class Journal:
         self.means, self.losses = dict(zip(names, table.mean(0).tolist(), strict=True)), []
         self.bar.set_postfix({name: f"{mean:.4g}" for name, mean in self.means.items() if mean and "/" not in name})
         for name, mean in self.means.items():
-            self.scalar(name if "/" in name else f"loss/{name}", mean, self.curve)
+            self.scalar(name if "/" in name else f"loss/{name}", mean, None if "/" in name else self.curve)
 
     def scalar(self, tag, value, curve=None):
         """A number to TensorBoard; curve: the name of its line, where several share a chart."""
@@ -549,7 +624,8 @@ class Journal:
             print(f"trained {self.step} of {self.planned} steps{early}")
             if self.state["best_step"]:
                 print(f"best at step {self.state['best_step']} ({score(self.state['best'])}): model {self.model}")
-            print(f"sheets {self.samples}")
+            peak = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else 0
+            print(f"sheets {self.samples}" + (f"; at most {peak:,.0f} MB of GPU memory" if peak else ""))
 
 
 def listen_for_stop():

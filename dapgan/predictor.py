@@ -1,6 +1,6 @@
 """--run train_predictor: a network that reads the latents of real pictures, for a generator that is left as it is."""
 
-from functools import partial
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from common.celeba import batches
 from dapgan.loading import load_gan, load_records, make_predictor, predictor_run, rate_at, reads_noise, split
 from dapgan.losses import reconstruction_loss
-from dapgan.plumbing import Journal, descend, make_ema, psnr, set_rate, setup, slice_of, update_ema
+from dapgan.plumbing import Journal, descend, make_adam, make_ema, psnr, replayed, set_rate, setup, slice_of, update_ema
 
 
 def predictor_step(args, gan, optimizer, mine, x):
     """One update of the predictor on real pictures x, and on the generator's own; returns the losses by name."""
-    z = gan.latent.draw(args.batch_size)[mine].to(gan.device)
     latent, generator, predictor = gan.latent, gan.generator, gan.predictor
+    z = latent.draw(args.batch_size, device=gan.device)[mine]
+    predictor.train()
 
     # Predictor: the real picture again, and the latent of a generated one
     with gan.autocast():
@@ -47,14 +48,15 @@ def train_predictor(args):
     mine = slice_of(args.batch_size, rank, world)
 
     # Networks
+    torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     predictor = make_predictor(gan.flags, gan.latent)
     if reads_noise(gan.flags):
         known = gan.discriminator.state_dict()
         predictor.load_state_dict({name: known[name] for name in predictor.state_dict()})
     gan.predictor = predictor.to(device, memory_format=torch.channels_last)
     ema = make_ema(predictor)
-    shown = ema if args.show_ema else predictor
-    optimizer = torch.optim.Adam(predictor.parameters(), args.learning_rate, (args.beta1, 0.999), fused=True)
+    shown = replace(gan, predictor=ema if args.show_ema else predictor)
+    optimizer = make_adam(predictor.parameters(), args.learning_rate, args.beta1)
 
     # Logbook
     about = f"{len(rows)} training and {len(x_real)} validation pictures"
@@ -62,25 +64,26 @@ def train_predictor(args):
     parts = dict(predictor=predictor, ema_predictor=ema, optimizer=optimizer)
     journal = Journal(*predictor_run(args), parts, len(rows), about, facts, device, rank)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
-    step_once = partial(predictor_step, args, gan, optimizer, mine)
 
-    for step in journal.steps():
-        x, _ = next(stream)
-        predictor.train()
-        set_rate(optimizer, rate_at(args, step))
-        losses = step_once(x)
-        update_ema(ema, predictor, step)
+    def step(x):
+        """The predictor, and the running mean of its weights, one step on."""
+        losses = predictor_step(args, gan, optimizer, mine, x)
+        update_ema(ema, predictor, journal.now)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    step = replayed(step, device)
+    for number in journal.steps():
+        set_rate(optimizer, rate_at(args, number))
+        losses = step(next(stream)[0])
 
         # What is due: numbers, validation, a sheet, a checkpoint
         journal.add(**losses)
         found = {}
         if rank == 0 and journal.sheet_due:
-            gan.predictor = shown
-            x_hat = gan.generate(gan.read(x_real))
-            gan.predictor = predictor
+            x_hat = shown.generate(shown.read(x_real))
             found["mse"] = F.mse_loss(x_hat, x_real).item()
             journal.keep_if_best(found["mse"])
             journal.scalar("validation/rec", found["mse"])
             journal.sheet({"Real": x_real[:32], f"Read and made anew, {psnr(found['mse']):.2f} dB": x_hat[:32]})
-        journal.save({"predictor": shown}, **found)
+        journal.save({"predictor": shown.predictor}, **found)
     journal.close(lambda mse: f"validation MSE {mse:.4f} in [-1, 1], {psnr(mse):.2f} dB")

@@ -39,7 +39,7 @@ def train_digit_classifier(records, device, epochs=20):
             optimizer.param_groups[0]["lr"] = 0.002 * (1 - epoch / epochs)
             for chosen in torch.randperm(len(rows), generator=random).split(64):
                 x = to_tensor(records.images[rows[chosen]], device)
-                x = deform(x, torch.rand(2, len(x), generator=random) * 2 - 1)
+                x = deform(x, (torch.rand(2, len(x), generator=random) * 2 - 1).to(device))
                 loss = F.cross_entropy(classifier(x), torch.from_numpy(records.labels[rows[chosen]]).to(device))
                 optimizer.zero_grad()
                 loss.backward()

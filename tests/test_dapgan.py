@@ -10,6 +10,8 @@ import shutil
 import struct
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,15 +19,19 @@ import pytorch_msssim
 import torch
 from conftest import ROOT
 from PIL import Image
+from test_steps import Refuse
 
 from common.celeba import batches
 from dapgan import main as script
+from dapgan import plumbing
 from dapgan.digits import deform, load_digits, shape_of
 from dapgan.gan import discriminator_loss, generator_loss
-from dapgan.loading import load_records, make_gan, rate_at
+from dapgan.infogan import infogan_step
+from dapgan.loading import load_records, make_gan, make_predictor, rate_at
 from dapgan.losses import ms_ssim, prior_distance, reconstruction_loss
 from dapgan.model import AutoEncoder, Decoder, Encoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import read_checkpoint
+from dapgan.plumbing import make_adam, read_checkpoint, seed_step
+from dapgan.predictor import predictor_step
 from dapgan.purity import purity
 from dapgan.recover import optimise, recovery_loss
 from dapgan.vary import code_grid
@@ -378,6 +384,7 @@ def test_began_balances_as_the_paper_says(faces, home):
     generator, discriminator = gan.generator, gan.discriminator
     records = load_records(args, torch.device("cpu"))
     x, _ = next(batches(records, records.rows("train"), 8, "cpu", 0, 0, 0, 1, False))
+    seed_step(0, 1)
     z = latent.draw(8)
     x_fake = generator(z)
     real, (hat, raw) = (discriminator(x)[0] - x).abs().mean() / 2, discriminator(x_fake)
@@ -412,7 +419,7 @@ def test_what_the_discriminator_does_with_generated_pictures_is_turned_round(wei
     discriminator.load_state_dict(content["discriminator"])
     records = load_records(args, torch.device("cpu"))
     x, _ = next(batches(records, records.rows("train"), 8, "cpu", 0, 1, 0, 1, False))
-    torch.set_rng_state(content["random"])
+    seed_step(0, 2)
     x_fake = generator(latent.draw(8)).detach()
     loss = (discriminator(x)[0] - x).abs().mean() / 2 - weight * (discriminator(x_fake)[0] - x_fake).abs().mean() / 2
     gradients = torch.autograd.grad(loss, list(discriminator.parameters()))
@@ -434,7 +441,7 @@ def same(a, b):
     ("train", "info_began", "best"), ("train", "began", "document"), ("train", "infogan", "document"),
     ("train", "infogan", "best"), ("train_predictor", "info_began", "best")])  # fmt: skip
 def test_resume_is_exact(verb, model, recipe, faces, trained, home):
-    """9 steps are 4 steps, a new start and 5 more, bit for bit: weights, EMA, Adam, k, random state."""
+    """9 steps are 4 steps, a new start and 5 more, bit for bit: weights, EMA, Adam, k."""
     name = f"faces_{model}_32" + verb.removeprefix("train")
     flags = ["--dataset_dir", faces, "--run", verb, "--model", model, "--recipe", recipe, "--epoch=9", *SMALL,
              *places(home)]  # fmt: skip
@@ -470,6 +477,51 @@ def test_two_processes_are_one(faces, home):
         assert torch.allclose(value, both["generator"][name], atol=2e-4), name
 
 
+STEPS = [
+    ("info_began", "document", []),
+    ("info_began", "best", ["--categorical=3"]),
+    ("began", "best", []),
+    ("infogan", "document", []),
+    ("infogan", "best", []),
+    ("infogan", "best", ["--data=digits"]),
+    ("predictor", "best", ["--categorical=3"]),
+]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("model", "recipe", "flags"), STEPS)
+def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, precision):
+    """The same tensors and seed give the same losses and weights; the host is not asked; losses are fp32."""
+    which = ["--run=train_predictor"] if model == "predictor" else [f"--model={model}"]
+    flags = ["--dataset_dir=x", *which, f"--recipe={recipe}", *flags]
+    args = script.parse_args([*flags, "--image_size=32", "--hidden=8", "--batch_size=4"])
+    autocast = partial(torch.autocast, "cpu", torch.bfloat16, precision == "bf16")
+    x, clusters = torch.rand(4, 3, 32, 32) * 2 - 1, torch.tensor([2, 0, -1, 2])
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        gan, mine = make_gan(args, torch.device("cpu"), autocast), slice(0, 4)
+        networks = [gan.generator, gan.discriminator]
+        if model == "predictor":
+            networks = [make_predictor(args, gan.latent)]
+            gan = replace(gan, predictor=networks[0])
+        optimizers = [make_adam(network.parameters(), 0.01, 0.5) for network in networks]
+        if model == "predictor":
+            step = partial(predictor_step, args, gan, *optimizers, mine)
+        elif model == "infogan":
+            given = dict(clusters=clusters) if args.lambda_digit else {}
+            step = partial(infogan_step, args, gan, *optimizers, mine, **given, penalty=args.lambda_r1 > 0)
+        else:
+            step = partial(script.began_step, args, gan, *optimizers, mine, torch.full((), 0.5))
+        step(x)  # optimizers make their state
+        seed_step(7, 1)
+        with torch.device("meta"), Refuse():
+            losses = step(x)
+        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
+        results.append([losses, *(network.state_dict() for network in networks)])
+    assert same(*results)
+
+
 def test_rates_are_halved_down_to_the_floor():
     args = argparse.Namespace(learning_rate=0.0003, decay_every=100)
     rates = [rate_at(args, step) for step in (1, 99, 100, 200, 300, 9999)]
@@ -478,6 +530,15 @@ def test_rates_are_halved_down_to_the_floor():
     assert rate_at(args, 9999) == 0.0003
     args.learning_rate = 0.00001
     assert rate_at(args, 1) == 0.00001, "the floor does not raise what begins below it"
+
+
+def test_a_run_that_ends_before_its_first_sheet(faces, home, capsys, monkeypatch):
+    """It names no model, which it has not written, and no score."""
+    monkeypatch.setattr(plumbing, "listen_for_stop", lambda: lambda: True)
+    assert call("--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--recipe=best") == 0
+    output = capsys.readouterr().out
+    assert "trained 1 of" in output and "inf)" not in output and "models" not in output
+    assert (home / "checkpoint/faces_infogan_32/last.pt").exists() and not (home / "models").exists()
 
 
 def test_collapse_is_warned_about(faces, home, capsys):
@@ -682,9 +743,10 @@ def test_what_does_not_fit_is_one_line(trained, faces, tmp_path, capsys, monkeyp
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert call(*flags, "--run=recover", "--recovery_loss=vgg16") == 2
     assert "--download" in capsys.readouterr().err
-    (tmp_path / "bad.pt").write_bytes(b"no model")
-    assert call(*flags, "--run=sample", "--model_path", tmp_path / "bad.pt") == 2
-    assert "no checkpoint of this program" in capsys.readouterr().err
+    for content in (b"no model", b"junk"):
+        (tmp_path / "bad.pt").write_bytes(content)
+        assert call(*flags, "--run=sample", "--model_path", tmp_path / "bad.pt") == 2
+        assert "no checkpoint of this program" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
