@@ -133,6 +133,7 @@ VERBS = {
         "--run recover --count 4",
         "--run vary --count 2",
         "--run augment --images {photo} --out_dir {out} --count 4",
+        "--run evaluate --attributes Smiling --few 3 --seeds 2 --out_dir {out}",
     ],
     "facegen_attr dcgan2 best": ["--run generate --request Male=1 --count 4"],
     "facegen_attr dcgan5 best": ["--run generate --request Smiling=1 --count 4"],

@@ -30,6 +30,7 @@ TRAININGS = {
     "facegen_attr predictor": ("--run train_predictor", None),
     "deep_makeover document": ("--run train", None),
     "deep_makeover best": ("--run train --recipe best", None),
+    "deep_makeover wgan": ("--run train --loss wgan --disc_loss_threshold 0", None),
     "face_math document": ("--run train", None),
     "face_math best": ("--run train --recipe best", None),
     "face_math encoder": ("--run train_encoder --recipe best", "face_math best"),
