@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+import unicodedata
 import zipfile
 import zlib
 from collections import deque
@@ -40,7 +41,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.mtcnn import MTCNN, align, pick
 from common.mtcnn import crop as crop_face
-from common.photos import IMAGE_TYPES, InputError, frames, media_files, read_image
+from common.photos import IMAGE_TYPES, InputError, frames, list_below, named_files, read_image, tolerate_names, visible
 
 ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
     Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup
@@ -157,29 +158,26 @@ def find(root, problems):
             problems.append(f"several folders of pictures: {named[0]} is used, not {named[1]}")
         layouts = {"img": "official", "celeba": "torchvision's", named[0].name.lower(): "Kaggle's"}
         layout = layouts.get(named[0].parent.name.lower(), "flat") + " layout"
-        return root, named[0], list_pictures(named[0]), layout
+        return root, named[0], list_pictures(named[0], problems), layout
 
     zips = [path for folder in folders for path in sorted(folder.glob("*.zip")) if visible(path.name)]
     known = [path for path in zips if is_celeba(path)]
-    files = [] if known else list_pictures(root)
+    notes = []
+    files = [] if known else list_pictures(root, notes)
     if files:
+        problems += notes
         return root, root, files, "folder of pictures"
     if len(known or zips) == 1:
         extract((known or zips)[0])
         return find(given, [])
     found = ", ".join(sorted(path.name for path in inside)[:3])
     hint = f"; unpack one of {', '.join(path.name for path in zips)}" if zips else ""
-    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}")
+    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}{''.join(f'; {n}' for n in notes)}")
 
 
 def is_celeba(path):
     """The one of PICTURE_FOLDERS that the name of a folder or zip begins with, or None."""
     return next((name for name in PICTURE_FOLDERS if path.name.lower().startswith(name)), None)
-
-
-def visible(name):
-    """Whether a file or folder counts: not hidden, and not what macOS adds to zips."""
-    return not name.startswith((".", "__MACOSX"))
 
 
 def is_picture(name):
@@ -193,17 +191,14 @@ def folders_below(root, depth):
     for _ in range(depth + 1):
         yield from level
         entries = (entry for folder in level for entry in os.scandir(folder))
-        level = sorted(Path(entry.path) for entry in entries if visible(entry.name) and entry.is_dir())
+        level = sorted(Path(entry.path) for entry in entries if visible(entry.name) and os.path.isdir(entry.path))
 
 
-def list_pictures(folder):
+def list_pictures(folder, problems):
     """Sorted names of the pictures in a folder and those below it, relative to it, with forward slashes."""
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = filter(visible, folders)
-        prefix = "" if Path(place) == folder else Path(place).relative_to(folder).as_posix() + "/"
-        names += [prefix + name for name in files if is_picture(name)]
-    return sorted(names)
+    names, note = list_below(folder, IMAGE_TYPES)
+    problems += [note] if note else []
+    return names
 
 
 def leads_out(name):
@@ -291,7 +286,7 @@ def replacing(path):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > 24 * 3600:
                 remove(old)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.celeba-tmp")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.celeba-tmp")  # short: a name may be as long as names can be
     try:
         yield temporary
         os.replace(temporary, path)
@@ -375,6 +370,9 @@ def match(files, names, source, image_dir, problems):
     if max(found) < 0:  # pictures converted from .jpg to .png still belong to their rows
         index = {os.path.splitext(name)[0]: row for name, row in index.items()}
         found = [index.get(os.path.splitext(file)[0], -1) for file in files]
+    if min(found) < 0 and not all(map(str.isascii, files)):  # a Mac takes accented letters apart
+        composed = {unicodedata.normalize("NFC", name): row for name, row in index.items()}
+        found = [composed.get(unicodedata.normalize("NFC", file), row) for file, row in zip(files, found, strict=True)]
     found = np.array(found)
     if (found < 0).all():
         raise InputError(
@@ -409,9 +407,13 @@ def read_table(path, kind):
         raise InputError(f"{path} is a web page, not {stem} (Google Drive's download limit?): download it again")
     names, blocks, count, titles = [], [], None, None
     with open(path, "rb") as file:
+        mark = file.read(3)
+        if mark.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise InputError(f"{path} is text in UTF-16: save it as UTF-8")
+        file.seek(3 if mark == b"\xef\xbb\xbf" else 0)  # Windows' mark of UTF-8 is no part of the first name
         number = 1  # of the line that comes next
         if comma:
-            titles, number = file.readline().decode("utf-8-sig", "replace").strip().split(",")[1:], 2
+            titles, number = file.readline().decode(errors="replace").strip().split(",")[1:], 2
         elif titled:
             count, titles, number = file.readline().strip(), file.readline().decode(errors="replace").split(), 3
             if not count.isdigit():
@@ -434,7 +436,7 @@ def read_table(path, kind):
             if values is None or kind in ALLOWED and not np.isin(values, ALLOWED[kind]).all():
                 raise InputError(explain(path, number, lines, columns, comma, ALLOWED.get(kind)))
             blocks.append((values > 0).astype(np.uint8) if kind == "attributes" else values)
-            names += b"\n".join(heads).decode(errors="replace").split("\n") if heads else []
+            names += b"\n".join(heads).decode(errors="surrogateescape").split("\n") if heads else []
             number += len(lines)
     if not names:
         raise InputError(f"{path}: no rows")
@@ -638,11 +640,11 @@ def load_faces(paths, crop, size, detector, which="largest", aligned=False, face
 
     which: of several faces, "largest" or "centre". aligned: the pictures have CelebA's geometry, so that boxes are cut
     without looking for a face. faceless: take the middle of a picture without a face. Returns images (N, height,
-    width, 3) uint8, their names, and skipped (name, reason).
-    InputError: a missing path, or no usable face at all.
+    width, 3) uint8, their names (paths within the folder
+    that was given), and skipped (name, reason). InputError: a missing path, or no usable face at all.
     """
     check_crop(crop, size)
-    pictures = frames(media_files(paths))
+    pictures = frames(*named_files(paths))
     if crop == "whole" or aligned and crop != "face":
         cut = cut_middle if crop == "whole" else partial(cut_box, box=crop)
         faces = ((name, None if image is None else cut(image, size=size), why) for name, image, why in pictures)
@@ -714,11 +716,12 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
     crop, size = crop if isinstance(crop, str) else tuple(crop), tuple(size)
     named = next((name for name, box in CROPS.items() if box == crop), "box-" + "-".join(map(str, crop)))
     place = hashlib.sha256(str(dataset.image_dir).encode()).hexdigest()[:6]  # two data sets may have the same name
-    folder = Path(os.path.abspath(record_dir)) / f"{dataset.root.name}-{place}_{named}_{size[0]}x{size[1]}"
+    name = os.fsdecode(os.fsencode(dataset.root.name)[:150])  # file systems end at 255 bytes
+    folder = Path(os.path.abspath(record_dir)) / f"{name}-{place}_{named}_{size[0]}x{size[1]}"
     path = folder / f"{take_fingerprint(dataset, crop, size)}.npy"
     sidecar, listing = path.with_suffix(".json"), folder / "skipped.tsv"
     try:
-        skipped = json.loads(sidecar.read_text())["skipped"]
+        skipped = json.loads(sidecar.read_text(encoding="utf-8"))["skipped"]
         records = Records(dataset, path, skipped)
         if records.images.shape != (len(records.names), *size, 3):
             raise ValueError("another shape")
@@ -1004,11 +1007,14 @@ def report(dataset):
 
 def main():
     """The command line."""
+    tolerate_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_dir", required=True, help="folder or zip to look at")
+    parser.add_argument("--dataset_dir", type=os.path.expanduser, required=True, help="folder or zip to look at")
     parser.add_argument("--download", action="store_true", help="first fetch CelebA into --dataset_dir (needs gdown)")
     parser.add_argument("--full", action="store_true", help="decode every picture and list the damaged ones")
-    parser.add_argument("--record_dir", help="also pack the pictures into records there, ahead of a training")
+    parser.add_argument(
+        "--record_dir", type=os.path.expanduser, help="also pack the pictures into records there, ahead of a training"
+    )
     parser.add_argument("--crop", default="face", choices=CROPS, help="crop of the records")
     parser.add_argument("--size", type=int, nargs="+", default=[64], help="of the records: side, or height and width")
     parser.add_argument("--workers", type=int, default=0, help="decoding processes")
@@ -1031,7 +1037,9 @@ def main():
             device = "cuda" if torch.cuda.is_available() else "cpu"
             records = pack(dataset, args.record_dir, CROPS[args.crop], size, args.workers, device)
             print(f"packed      {len(records.names)} pictures: {records.path}")
-    except InputError as error:
+    except KeyboardInterrupt:
+        sys.exit("stopped")
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -9,10 +9,14 @@ The same command goes on where it was stopped; faces.tsv says what was found whe
 
 import argparse
 import contextlib
+import errno
+import fnmatch
 import itertools
 import json
 import os
+import re
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -22,7 +26,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.celeba import ATTRIBUTES, CelebA
 from common.mtcnn import MTCNN, align, crop, pick
-from common.photos import InputError, media_files, name_outputs, numbered_frames
+from common.photos import InputError, files_below, name_outputs, named_files, numbered_frames, tolerate_names
 
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FOUND = ["score", "x1", "y1", "x2", "y2", *(f"{point}_{axis}" for point in POINTS for axis in "xy")]
@@ -31,8 +35,9 @@ COLUMNS = ["source", "frame", "output", *FOUND, "skipped", "file_stamp"]  # of f
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--in_dir", nargs="+", required=True, help="pictures, GIFs, videos, or folders of them")
-    parser.add_argument("--out_dir", required=True, help="where the faces and faces.tsv go; not inside --in_dir")
+    path = dict(type=os.path.expanduser, required=True)
+    parser.add_argument("--in_dir", nargs="+", **path, help="pictures, GIFs, videos, or folders of them")
+    parser.add_argument("--out_dir", **path, help="where the faces and faces.tsv go; not inside --in_dir")
     parser.add_argument("--size", type=int, default=227, help="pixels of the square crops")
     parser.add_argument("--margin", type=float, default=1.2, help="side of the crop, in longer sides of the face's box")
     parser.add_argument("--align", action="store_true", help="CelebA's 178 x 218 geometry instead of square crops")
@@ -63,25 +68,25 @@ def list_inputs(in_dir, out_dir):
     root = Path(in_dir[0])
     if len(in_dir) == 1 and root.is_dir():
         beside = root.parent.glob("*_?eleb?.*") if root.name.lower().startswith("img_") else ()
-        if any(file.suffix in (".txt", ".csv") for file in itertools.chain(beside, root.rglob("*_?eleb?.*"))):
+        within = fnmatch.filter((Path(name).name for name in files_below(root, [])), "*_?eleb?.*")
+        if any(Path(name).suffix in (".txt", ".csv") for name in (*beside, *within)):
             dataset = CelebA(root)
             for problem in dataset.problems:
                 print(f"note: {problem}", file=sys.stderr)
-            return [dataset.image_dir / name for name in dataset.files], dataset.files, dataset
-    files, names = [], []
-    for path in map(Path, in_dir):
-        found = media_files([path])
-        files += found
-        names += [file.relative_to(path).as_posix() if path.is_dir() else file.name for file in found]
-    return files, names, None
+            names = [re.sub(r"\s", "_", name) for name in dataset.files]  # blanks part the columns of CelebA's files
+            return [dataset.image_dir / name for name in dataset.files], names, dataset
+    return *named_files(in_dir), None
 
 
 def replace_file(path, data):
     """Write bytes so that the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.tmp")  # names may be as long as can be
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def encode_rows(rows):
@@ -150,8 +155,13 @@ def write_faces(batch, detector, stems, out_dir, args):
         for number, (face, columns) in enumerate(faces, 1):
             name = f"{stem}_face{number}.{args.format}" if number > 1 else f"{stem}.{args.format}"
             coded = cv2.imencode(f".{args.format}", face[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-            replace_file(out_dir / name, coded.tobytes())
-            rows.append(row | columns | {"output": name})
+            try:
+                replace_file(out_dir / name, coded.tobytes())
+                rows.append(row | columns | {"output": name})
+            except OSError as error:
+                if error.errno not in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):  # such as a full disk
+                    raise
+                rows.append(row | {"skipped": f"a face cannot be written under this name ({error.strerror})"})
         if not faces:
             rows.append({"skipped": "no face found"} | row)
     return rows
@@ -211,10 +221,11 @@ def write_annotations(out_dir, dataset, index, rows):
     for name, values in tables.items():
         lines = [f"{len(outputs)}", " ".join(ATTRIBUTES)] if name == "list_attr_celeba" else []
         lines += [" ".join([outputs[number], *map(str, values[number])]) for number in sorted(outputs)]
-        replace_file(out_dir / f"{name}.txt", ("\n".join(lines) + "\n").encode())
+        replace_file(out_dir / f"{name}.txt", ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
 
 
 def main(argv=None):
+    tolerate_names()
     try:
         crop_folder(parse_args(argv))
     except KeyboardInterrupt:

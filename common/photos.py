@@ -1,20 +1,38 @@
 """Photos, GIFs and videos: the one reader and the one writer of them. All pictures are RGB, (H, W, 3), uint8."""
 
+import contextlib
 import os
+import secrets
+import sys
+import tempfile
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
-IMAGE_TYPES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-VIDEO_TYPES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # the decoders that Pillow may try
+IMAGE_TYPES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".gif",
+               ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
+VIDEO_TYPES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".3gp")
+ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif")
+TEXT_TYPES = (".txt", ".csv", ".tsv", ".json", ".md", ".html", ".xml", ".npy", ".zip", ".pt", ".py", ".ini", ".db")
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF")  # the decoders that Pillow may try
 MAX_PIXELS = 200_000_000
+EXIF_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF, those that say what is shown, by whom, with what
+PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of a colour profile too, which Pillow otherwise refuses from 1 MB on
 
 
 class InputError(ValueError):
     """A mistake of the person at the keyboard, or a picture that cannot be used; the message is one line."""
+
+
+def tolerate_names():
+    """What a terminal cannot show, such as a file's name in another encoding, is replaced there and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # a notebook's
+            stream.reconfigure(errors="replace")
 
 
 # Reading
@@ -23,49 +41,74 @@ class InputError(ValueError):
 def read_image(path):
     """Return the picture as (H, W, 3) uint8 RGB, upright, transparency on white, greyscale and 16 bit converted.
 
-    An animated GIF gives its first frame. InputError: missing, empty, damaged, no picture, above 200 million pixels.
+    Of an animation the first frame, of a TIFF the first page. InputError: missing, empty, damaged, no picture, above
+    200 million pixels.
     """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if not data:
-        raise InputError(f"{path}: the file is empty")
     with open_image(path) as image:
         # cv2 decodes a JPEG twice as fast but fills what is missing with grey, so it gets whole ones only:
         # those that end with the end-of-image marker.
-        if image.format == "JPEG" and image.mode in ("RGB", "L") and data.rstrip(b"\0").endswith(b"\xff\xd9"):
-            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-            if pixels is not None:
-                return pixels
+        if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            data = Path(path).read_bytes()
+            if data.rstrip(b"\0").endswith(b"\xff\xd9"):
+                with contextlib.suppress(cv2.error):
+                    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+                    if pixels is not None:
+                        return pixels
         return decode(image, path)
 
 
+@contextlib.contextmanager
 def open_image(path):
-    """Open a picture with Pillow, header only; InputError where it is none or too large."""
+    """A picture opened with Pillow, header only; InputError where it is none or too large.
+
+    Pillow gets a file and no name: by its name it maps an uncompressed TIFF into memory, with its sides exchanged
+    where it lies on its side.
+    """
     Image.MAX_IMAGE_PIXELS = None  # our own limit is below; Pillow's would only warn
+    path = Path(path)
     try:
-        image = Image.open(path, formats=FORMATS)
-    except Exception as error:  # decoders of damaged files raise almost anything
-        raise InputError(f"{path}: not a picture, or damaged ({type(error).__name__})") from None
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
-        raise InputError(f"{path}: {image.width} x {image.height} pixels, more than {MAX_PIXELS // 10**6} million")
-    return image
+        if path.exists() and not path.is_file():  # a folder, or a pipe, which would be waited for
+            raise InputError(f"{path}: no file")
+        file = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    with file:
+        if not os.fstat(file.fileno()).st_size:
+            raise InputError(f"{path}: the file is empty")
+        try:
+            with quiet():
+                image = Image.open(file, formats=FORMATS)
+        except Exception as error:  # decoders of damaged files raise almost anything
+            raise InputError(f"{path}: not a picture, or damaged ({type(error).__name__})") from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                size = f"{image.width} x {image.height} pixels"
+                raise InputError(f"{path}: {size}, more than {MAX_PIXELS // 10**6} million")
+            yield image
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without Pillow's warnings, of odd tags in files that it reads all the same."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def decode(image, path, frame=0):
     """Decode a frame of a Pillow image to (H, W, 3) uint8 RGB."""
     try:
-        image.seek(frame)
-        if image.mode.startswith("I") or image.mode == "F":
-            image = to_8_bit(image)
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return np.array(image.convert("RGB"))
+        with quiet():
+            image.seek(frame)
+            if image.mode.startswith("I") or image.mode == "F":
+                image = to_8_bit(image)
+            image = ImageOps.exif_transpose(image)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGB", image.size, "white")
+                white.paste(image, mask=image.getchannel("A"))
+                image = white
+            return np.array(image.convert("RGB"))
     except Exception as error:  # as above
         raise InputError(f"{path}: damaged or cut short ({error})") from None
 
@@ -74,48 +117,75 @@ def to_8_bit(image):
     """Scale a 16-bit (or wider, or floating-point) greyscale Pillow image to 8 bits, keeping its EXIF orientation."""
     pixels = np.asarray(image)
     if image.mode != "F":
-        pixels = pixels / 257
-    elif pixels.max() <= 1:
-        pixels = pixels * 255
-    scaled = Image.fromarray(np.clip(pixels.round(), 0, 255).astype(np.uint8))
+        pixels = (pixels.clip(0, 65535).astype(np.uint32) + 128) // 257
+    else:
+        pixels = np.nan_to_num(pixels)
+        pixels = (pixels * 255 if pixels.max() <= 1 else pixels).round().clip(0, 255)
+    scaled = Image.fromarray(pixels.astype(np.uint8))
     scaled.info["exif"] = image.getexif().tobytes()
     return scaled
 
 
 def numbered_frames(path, every=1):
-    """Yield (number, image) for every n-th frame of a video, a GIF or an animated WebP, (None, image) for a picture.
+    """Yield (number, image) for every n-th frame of a video or animation, (None, image) for a picture.
 
     InputError: what read_image refuses, or a video whose codec cannot be read.
     """
     path = Path(path)
     if path.suffix.lower() in VIDEO_TYPES:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-        video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
         number = 0
-        while video.grab():
-            if number % every == 0:
-                read, frame = video.retrieve()
-                if read:
-                    yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-            number += 1
-        video.release()
+        with open_video(path) as video:
+            while video.grab():
+                if number % every == 0:
+                    read, frame = video.retrieve()
+                    if read:
+                        yield number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                number += 1
         if number == 0:
             raise InputError(f"{path}: no video, or none that OpenCV can decode: convert it to H.264 in an .mp4")
-    elif path.suffix.lower() in (".gif", ".webp") and path.is_file() and path.stat().st_size:
+        return
+    if path.suffix.lower() in ANIMATED:
         with open_image(path) as image:
             try:
                 count = getattr(image, "n_frames", 1)
             except Exception as error:  # as in decode()
                 raise InputError(f"{path}: damaged or cut short ({error})") from None
-            for number in range(0, count, every):
-                yield number if count > 1 else None, decode(image, path, number)
-    else:
-        yield None, read_image(path)
+            if count > 1 and image.format in ("GIF", "WEBP", "PNG", "AVIF"):  # not the pages of a TIFF
+                for number in range(0, count, every):
+                    yield number, decode(image, path, number)
+                return
+    yield None, read_image(path)
+
+
+@contextlib.contextmanager
+def plain_path(path):
+    """A path to give to OpenCV instead, which takes 12:30.mp4 for an address and dies of a name that is not UTF-8."""
+    path = os.path.abspath(path)
+    with contextlib.ExitStack() as stack:
+        if path.encode("utf-8", "replace").decode() != path:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            link = os.path.join(folder, "link" + Path(path).suffix.encode("ascii", "ignore").decode())
+            os.symlink(path, link)
+            path = link
+        yield path
+
+
+@contextlib.contextmanager
+def open_video(path):
+    """OpenCV's reader of a video."""
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
+    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")  # a playlist fetches nothing
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    with plain_path(path) as plain:
+        video = cv2.VideoCapture(plain, cv2.CAP_FFMPEG)
+        try:
+            yield video
+        finally:
+            video.release()
 
 
 def read_frames(path, every=1):
-    """Yield (name, image) for a picture (one), or for every n-th frame of a video, a GIF or an animated WebP.
+    """Yield (name, image) for a picture (one), or for every n-th frame of a video or animation.
 
     The name is that of the file without suffix, for a frame with its number: clip_000012. InputError: what read_image
     refuses, or a video whose codec cannot be read.
@@ -124,38 +194,101 @@ def read_frames(path, every=1):
         yield Path(path).stem + ("" if number is None else f"_{number:06d}"), image
 
 
-def is_hidden(path):
-    """Whether a file, or a folder above it, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
+def visible(name):
+    """Whether a file or folder counts: not hidden, and not what macOS adds to zips."""
+    return not name.startswith((".", "__MACOSX"))
 
 
-def media_files(paths):
-    """Return the pictures and videos among files and folders (recursive, sorted, hidden ones left out) as Paths.
+def files_below(folder, unread):
+    """Sorted names of the visible files in a folder and those below it, relative to it, with forward slashes.
 
-    A file that is named itself is taken whatever its suffix. InputError: a path that is missing, or nothing found.
+    Links are followed, but each folder is read once and those that folder itself lies in are not: no loops. What cannot
+    be read is appended to unread.
     """
-    files, paths = [], [paths] if isinstance(paths, (str, Path)) else list(paths)
+    seen, links, names = set(map(str, Path(os.path.realpath(folder)).parents)), [""], []
+    while links:
+        start = os.path.join(folder, links.pop(0))
+        for place, folders, files in os.walk(start, onerror=lambda error: unread.append(error.filename)):
+            real, inside = os.path.realpath(place), Path(os.path.relpath(place, folder)).as_posix()
+            folders[:] = sorted(filter(visible, folders)) if real not in seen else []
+            if real not in seen:
+                prefix = "" if inside == "." else inside + "/"
+                links += [prefix + name for name in folders if os.path.islink(os.path.join(place, name))]
+                names += [prefix + name for name in files if visible(name)]
+            seen.add(real)
+    return sorted(names)
+
+
+def list_below(folder, types):
+    """(names, note): the files below a folder that are of these types, and how many are not, or could not be read."""
+    unread = []
+    files = files_below(folder, unread)
+    suffixes = [os.path.splitext(name)[1].lower() for name in files]
+    others = Counter(s or "without suffix" for s in suffixes if s not in types + TEXT_TYPES)
+    note = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    note = f"{sum(others.values())} files that are not read (save pictures as .jpg): {note}" if note else ""
+    note = "; ".join([*filter(None, [note]), *(f"{path} cannot be read" for path in unread)])
+    return [name for name, suffix in zip(files, suffixes, strict=True) if suffix in types], note
+
+
+def named_files(paths):
+    """The pictures and videos among files and folders (recursive, sorted, hidden ones left out): Paths, and names.
+
+    A file that is named itself is taken whatever its suffix. A name is the path within the folder that was given, or as
+    much more of it as tells the file from another; files of other kinds are counted on stderr.
+    InputError: a path that is missing, or nothing found.
+    """
+    files, names, notes, paths = [], [], [], [paths] if isinstance(paths, (str, Path)) else list(paths)
     for path in map(Path, paths):
-        if path.is_dir():
-            found = (file for file in path.rglob("*") if file.suffix.lower() in IMAGE_TYPES + VIDEO_TYPES)
-            files += sorted(file for file in found if file.is_file() and not is_hidden(file.relative_to(path)))
-        elif path.is_file():
+        if os.path.isdir(path):
+            found, note = list_below(path, IMAGE_TYPES + VIDEO_TYPES)
+            found = [name for name in found if os.path.isfile(path / name) or os.path.islink(path / name)]
+            files += [path / name for name in found]
+            names += found
+            notes += [f"{path}: {note}"] if note else []
+        elif os.path.isfile(path):
             files.append(path)
+            names.append(path.name)
         else:
             raise InputError(f"{path}: no such file or folder")
     if not files:
-        raise InputError(f"{', '.join(map(str, paths)) or 'nothing'}: no pictures or videos in there")
-    return files
+        where = ", ".join(map(str, paths)) or "nothing"
+        raise InputError(f"{where}: no pictures or videos in there" + "".join(f"; {note}" for note in notes))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return files, tell_apart(files, names)
 
 
-def frames(files):
-    """Yield (name, image, "") for every frame of the files (clip_000012.mp4), (name, None, why not) for a bad file."""
-    for path in files:
+def media_files(paths):
+    """The files of named_files alone."""
+    return named_files(paths)[0]
+
+
+def tell_apart(files, names):
+    """Names of files, with as many more of the folders above as it takes to tell those that are equal apart."""
+    names, whole = list(names), [Path(os.path.abspath(file)) for file in files]
+    while True:
+        count = Counter(names)
+        longer = {i: len(Path(name).parts) + 1 for i, name in enumerate(names) if count[name] > 1}
+        longer = {i: Path(*whole[i].parts[-n:]).as_posix() for i, n in longer.items() if n < len(whole[i].parts)}
+        if not longer:
+            return names
+        for i, name in longer.items():
+            names[i] = name
+
+
+def frames(files, names=None):
+    """Yield (name, image, "") for every frame of the files (clip_000012.mp4), (name, None, why not) for a bad file.
+
+    names: what to call the files, if not by their own names.
+    """
+    for path, name in zip(files, names or [path.name for path in files], strict=True):
+        stem, suffix = os.path.splitext(name)
         try:
-            for name, image in read_frames(path):
-                yield name + path.suffix, image, ""
+            for number, image in numbered_frames(path):
+                yield name if number is None else f"{stem}_{number:06d}{suffix}", image, ""
         except InputError as error:
-            yield path.name, None, str(error).removeprefix(f"{path}: ")
+            yield name, None, str(error).removeprefix(f"{path}: ")
 
 
 def name_outputs(names):
@@ -179,16 +312,18 @@ def name_outputs(names):
 class Writer:
     """Pictures (H, W, 3) uint8 to one file, whole or not at all: a video, a GIF or a still picture by its suffix.
 
-    like: the file that the pictures come from, whose pauses (GIF) or frames per second (video) are kept; else rate,
-    pictures per second. Use it in a with statement; what was not kept (see keep) is gone at the end.
+    like: the file that the pictures come from, of which is kept what the new one can hold (a still picture's colour
+    profile, EXIF, resolution and transparency; a GIF's pauses and loop; a video's rhythm), and `lost` says what it
+    cannot; else rate, pictures per second. Use it in a with statement; what was not kept (see keep) is gone at the end.
     InputError: the codec is missing, several pictures for one still, a folder or disk that cannot be written.
     """
 
     def __init__(self, path, like=None, rate=25):
         self.path, self.like, self.rate = Path(path), like, rate
         self.kind = self.path.suffix.lower()
-        self.temporary = self.path.with_name(f".part_{self.path.name}")
-        self.pictures, self.video = [], None
+        # Short, since a name may be as long as names can be.
+        self.temporary = self.path.with_name(f".part_{secrets.token_hex(4)}{self.kind}")
+        self.pictures, self.video, self.times, self.lost, self.stack = [], None, [], [], contextlib.ExitStack()
 
     def __enter__(self):
         return self
@@ -196,9 +331,13 @@ class Writer:
     def add(self, picture):
         """Append a picture; all of a video must have one size."""
         if self.kind in VIDEO_TYPES:
+            odd = picture.shape[0] % 2, picture.shape[1] % 2  # which OpenCV would cut off
+            picture = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), "edge")
             if self.video is None:
+                self.lost += [f"an odd size: now {picture.shape[1]} x {picture.shape[0]}"] if any(odd) else []
                 self.video = self.open_video(picture.shape[1::-1])
-            self.video.write(np.ascontiguousarray(picture[..., ::-1]))
+            for _ in range(self.times.pop(0) if self.times else 1):
+                self.video.write(np.ascontiguousarray(picture[..., ::-1]))
             return
         if self.pictures and self.kind != ".gif":
             raise InputError(f"{self.like or self.path} is animated: convert it to a GIF or a video")
@@ -208,25 +347,49 @@ class Writer:
         """OpenCV's writer of a video of this (width, height)."""
         rate = self.rate
         if self.like is not None:
-            video = cv2.VideoCapture(str(self.like), cv2.CAP_FFMPEG)
-            rate = video.get(cv2.CAP_PROP_FPS) or 25
-            video.release()
+            rate, self.times = rhythm(self.like)
+            steady = f"a varying frame rate: now {rate:.3g} a second, some frames repeated"
+            self.lost += [steady] * bool(self.times) + ["sound, if it had any"]
         code = "MJPG" if self.kind == ".avi" else "mp4v"
-        video = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*code), rate, size)
+        folder = self.stack.enter_context(plain_path(self.path.parent))
+        plain = os.path.join(folder, self.temporary.name)
+        video = cv2.VideoWriter(plain, cv2.VideoWriter_fourcc(*code), rate, size)
         if not video.isOpened():
             raise InputError(f"{self.path}: OpenCV cannot write this kind of video here: try .mp4 or .avi")
         return video
 
-    def pauses(self):
-        """Milliseconds for each picture of a GIF."""
-        if self.like is None:
-            return [round(1000 / self.rate)] * len(self.pictures)
-        pauses = []
-        with Image.open(self.like) as gif:
-            for number in range(len(self.pictures)):
-                gif.seek(min(number, gif.n_frames - 1))
-                pauses.append(gif.info.get("duration") or 100)
-        return pauses
+    def save_gif(self):
+        """The GIF, with the pauses of its source in milliseconds, and as often round as that."""
+        first, *others = self.pictures
+        pauses, loop = [round(1000 / self.rate)] * len(self.pictures), dict(loop=0)
+        if self.like is not None:
+            pauses = []
+            with open_image(self.like) as gif:
+                for number in range(len(self.pictures)):
+                    gif.seek(min(number, gif.n_frames - 1))
+                    pauses.append(gif.info.get("duration") or 100)
+                loop = {"loop": gif.info["loop"]} if "loop" in gif.info else {}
+                self.lost += ["transparency: now white"] * gif.has_transparency_data
+        first.save(self.temporary, save_all=True, append_images=others, duration=pauses, **loop)
+
+    def save_still(self):
+        """The picture, with what its source has beside pixels."""
+        picture, extras = self.pictures[0], {}
+        if self.like is not None:
+            with open_image(self.like) as source, quiet():
+                extras = read_extras(source, self.lost)
+                picture = keep_transparency(source, picture, self.kind, self.lost)
+        for without in ((), ("exif",), ("exif", "icc_profile", "dpi")):  # one that the format cannot hold
+            kept = {name: value for name, value in extras.items() if name not in without}
+            try:
+                picture.save(self.temporary, quality=95, **kept)
+                break
+            except OSError:  # the disk
+                raise
+            except Exception:  # ValueError, struct.error, TypeError ...
+                if not extras:
+                    raise
+        self.lost += [name for name in extras if name not in kept]
 
     def keep(self):
         """All pictures were added: make the file."""
@@ -234,10 +397,9 @@ class Writer:
             if self.video is not None:
                 self.video.release()
             elif self.kind == ".gif":
-                first, *others = self.pictures
-                first.save(self.temporary, save_all=True, append_images=others, duration=self.pauses(), loop=0)
+                self.save_gif()
             else:
-                self.pictures[0].save(self.temporary, quality=95)
+                self.save_still()
             os.replace(self.temporary, self.path)
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from None
@@ -245,7 +407,79 @@ class Writer:
     def __exit__(self, *_):
         if self.video is not None:
             self.video.release()
-        self.temporary.unlink(missing_ok=True)
+        self.stack.close()
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+
+
+def rhythm(path):
+    """Frames per second of a video, and how often to write each frame so that it is seen as long as it was: where the
+    frame rate varies, else [] for once each.
+    """
+    times = []
+    with open_video(path) as video:
+        rate = video.get(cv2.CAP_PROP_FPS)
+        while video.grab():
+            times.append(video.get(cv2.CAP_PROP_POS_MSEC))
+    gaps = np.diff(times)
+    if not 0 < rate < np.inf:
+        rate = 25
+    if len(gaps) == 0 or (gaps <= 0).any() or (np.abs(gaps - 1000 / rate) < 2 + 250 / rate).all():
+        return rate, []
+    rate = min(60.0, round(1000 / gaps.min(), 3))
+    return rate, [*np.diff(np.round(np.array(times) * rate / 1000)).astype(int).tolist(), 1]
+
+
+def read_extras(source, lost):
+    """Colour profile, EXIF and resolution of an open Pillow image, as save() takes them; what is not goes to lost."""
+    extras, profile = {}, source.info.get("icc_profile")
+    if profile and profile[16:20] == b"RGB ":
+        extras["icc_profile"] = profile
+    elif profile:
+        lost.append("a colour profile that is not for RGB")
+    if source.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "RGBX"):
+        lost.append(f"{'16 bits' if source.mode.startswith('I') else source.mode}: now RGB, 8 bits")
+    lost += ["the second picture in the file"] * (source.format == "MPO")
+    try:
+        exif = upright_exif(source)
+        extras |= {"exif": exif.tobytes()} if len(exif) else {}
+    except Exception:  # there is no end to what damaged EXIF raises
+        lost.append("EXIF, which is damaged")
+    if "dpi" in source.info:
+        extras["dpi"] = source.info["dpi"]
+    return extras
+
+
+def upright_exif(source):
+    """The EXIF of an open Pillow image, of a picture that has been turned upright."""
+    exif, kept = source.getexif(), Image.Exif()
+    for tag, value in exif.items():  # of a TIFF, its tags are what describes its pixels as well
+        if tag in EXIF_TAGS or source.format != "TIFF" and tag not in (0x0112, 0x8769, 0x8825):
+            kept[tag] = value
+    for tag in (0x8769, 0x8825):  # Exif's own part, and the place
+        if part := exif.get_ifd(tag):
+            kept[tag] = dict(part)
+    return kept
+
+
+def keep_transparency(source, picture, kind, lost):
+    """A picture with the transparency of its source, where the kind of file can hold it; what did not change is exact.
+
+    The colours were blended with white when the source was read: where they have changed that is taken back.
+    """
+    if not source.has_transparency_data:
+        return picture
+    source = ImageOps.exif_transpose(source).convert("RGBA")
+    if kind not in (".png", ".webp", ".tif", ".tiff") or source.size != picture.size:
+        lost.append("transparency: now white")
+        return picture
+    white = Image.new("RGB", source.size, "white")
+    white.paste(source, mask=source.getchannel("A"))
+    now, before, pixels = np.array(picture), np.array(white), np.array(source)
+    changed = (now != before).any(2)
+    alpha = pixels[changed, 3:] / 255
+    pixels[changed, :3] = ((now[changed] - (1 - alpha) * 255) / np.maximum(alpha, 1 / 255)).round().clip(0, 255)
+    return Image.fromarray(pixels)
 
 
 def save_pictures(folder, names, pictures):

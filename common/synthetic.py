@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.mtcnn import TEMPLATE
-from common.photos import InputError
+from common.photos import InputError, tolerate_names
 
 WIDTH, HEIGHT, SCALE = 178, 218, 2  # painted at SCALE times the size, then averaged down
 
@@ -822,7 +822,7 @@ def earlier_run(out_dir, stamp):
     if not out_dir.exists() or not any(out_dir.iterdir()):
         return False
     try:
-        earlier = json.loads((out_dir / STAMP).read_text())
+        earlier = json.loads((out_dir / STAMP).read_text(encoding="utf-8"))
         same = all(earlier[key] == stamp[key] for key in ("count", "seed", "identities"))
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(f"{out_dir} is not empty and holds no drawn data set; give a new or an empty folder") from None
@@ -857,7 +857,7 @@ def write(out_dir, count=4000, seed=0, identities=None, workers=0):
         return 0
     image_dir = out_dir / "img_align_celeba"
     image_dir.mkdir(parents=True, exist_ok=True)
-    (out_dir / STAMP).write_text(json.dumps(stamp))
+    (out_dir / STAMP).write_text(json.dumps(stamp), encoding="utf-8")
     for name in FILES:
         (out_dir / name).unlink(missing_ok=True)
 
@@ -891,15 +891,21 @@ def write(out_dir, count=4000, seed=0, identities=None, workers=0):
     for file in FILES:
         heading, values, separator = tables[file]
         lines = [separator.join([name, *map(str, row)]) for name, row in zip(names, values, strict=True)]
-        (out_dir / f"{file}.part").write_text("\n".join([*heading, *lines]) + "\n")
+        (out_dir / f"{file}.part").write_text("\n".join([*heading, *lines]) + "\n", encoding="utf-8")
         os.replace(out_dir / f"{file}.part", out_dir / file)
     return count
 
 
 def main():
     """The command line."""
+    tolerate_names()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out_dir", required=True, help="a new or empty folder, or one that this command has begun")
+    parser.add_argument(
+        "--out_dir",
+        type=os.path.expanduser,
+        required=True,
+        help="a new or empty folder, or one that this command has begun",
+    )
     parser.add_argument("--count", type=int, default=4000, help="how many pictures")
     parser.add_argument("--seed", type=int, default=0, help="the same seed draws the same pictures")
     parser.add_argument("--identities", type=int, help="how many people (default: one for every ten pictures)")
@@ -910,7 +916,9 @@ def main():
         args.workers = min(os.cpu_count(), 16) if args.count > 500 else 0
     try:
         drawn = write(args.out_dir, args.count, args.seed, args.identities, args.workers)
-    except InputError as error:
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+    except (InputError, OSError) as error:  # a folder below a file, or a full disk
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     print(f"{args.count} faces in {args.out_dir} ({drawn} drawn now, {time.time() - start:.1f} s)")

@@ -455,6 +455,80 @@ def test_titles_in_another_order_and_blank_lines(data):
     assert (CelebA(data).attributes == (table()[0] == 1)).all()
 
 
+@pytest.mark.parametrize("csv", [False, True])
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, csv):
+    write_pictures(tmp_path / "img_align_celeba")
+    write_annotations(tmp_path, csv=csv)
+    paths = [*tmp_path.glob("*.csv" if csv else "*.txt")]
+    for path in paths:
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    dataset = CelebA(tmp_path)
+    assert len(paths) == 4 and len(dataset.files) == COUNT and dataset.problems == []
+    assert (dataset.identity == table()[1]).all() and (dataset.attributes == (table()[0] == 1)).all()
+    paths[0].write_bytes(paths[0].read_bytes()[3:].decode().encode("utf-16"))
+    with pytest.raises(InputError, match="UTF-16"):
+        CelebA(tmp_path)
+
+
+def test_names_in_no_encoding_go_all_the_way(data, tmp_path, monkeypatch, capsys):
+    """A name that is not UTF-8 and one that a Mac has taken apart belong to their rows; records, checksum and print."""
+    odd, apart, composed = os.fsdecode(b"caf\xe9.jpg"), "caf\u0065\u0301.jpg", "caf\u00e9.jpg"
+    for path in data.glob("*.txt"):
+        rows = path.read_bytes().replace(b"000005.jpg", os.fsencode(odd)).replace(b"000006.jpg", composed.encode())
+        path.write_bytes(rows)
+    os.rename(data / "img_align_celeba/000005.jpg", data / "img_align_celeba" / odd)
+    os.rename(data / "img_align_celeba/000006.jpg", data / "img_align_celeba" / apart)
+    truncated(data / "img_align_celeba" / odd)
+    dataset = CelebA(data)
+    assert {odd, apart} < set(dataset.files) and len(dataset.files) == COUNT and dataset.problems == []
+    for _ in range(2):  # the second time from the file
+        records = pack(dataset, tmp_path / "records", SQUARE, (16, 16), progress=False)
+        assert [skipped for skipped, _ in records.skipped] == [odd] and "11 pictures" in records.describe()
+    assert b"caf\xe9.jpg\t" in (records.path.parent / "skipped.tsv").read_bytes()
+    monkeypatch.setattr(sys, "argv", ["celeba.py", "--dataset_dir", str(data), "--full"])
+    with io.TextIOWrapper(io.BytesIO(), encoding="cp1252") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        celeba.main()
+        terminal.flush()
+        assert b"damaged     caf?.jpg" in terminal.buffer.getvalue()
+
+
+def test_a_data_set_of_links_is_named_as_it_was_given(tmp_path):
+    flat(tmp_path / "store")
+    write_pictures(tmp_path / "people/anna", 3)
+    (tmp_path / "mine").symlink_to("store")
+    (tmp_path / "people/bert").symlink_to("../store/img_align_celeba")
+    assert CelebA(tmp_path / "mine").root.name == "mine" and len(CelebA(tmp_path / "mine").files) == COUNT
+    records = pack(CelebA(tmp_path / "mine"), tmp_path / "records", SQUARE, (16, 16), progress=False)
+    assert records.path.parent.name.startswith("mine-")
+    people = CelebA(tmp_path / "people").files
+    assert len(people) == 3 + COUNT and "bert/000001.jpg" in people
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/self").symlink_to(".")
+    with pytest.raises(InputError, match="no pictures"):
+        CelebA(tmp_path / "self")
+
+
+def test_pictures_of_other_kinds_are_counted(tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path / "photos", 3)
+    for odd in ("a.heic", "b.HEIC", "c.psd"):
+        (tmp_path / "photos" / odd).write_bytes(b"x")
+    _, out, _ = check(monkeypatch, capsys, "--dataset_dir", tmp_path / "photos")
+    assert "3 files that are not read" in out and "2 .heic" in out and "pictures    3 in" in out
+
+
+def test_a_data_set_with_a_name_as_long_as_names_can_be(tmp_path):
+    folder = write_pictures(tmp_path / ("\u6f22" * 85), 3)
+    assert len(pack(CelebA(folder), tmp_path / "records", SQUARE, (16, 16), progress=False).names) == 3
+
+
+def test_home_in_every_path(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = ["--record_dir=~/rec", "--crop", "square", "--size", "16"]
+    code, out, err = check(monkeypatch, capsys, "--dataset_dir=~/data", *flags)
+    assert code == 0 and (tmp_path / "rec").is_dir(), out + err
+
+
 def test_full_check_lists_damaged_pictures(data, monkeypatch, capsys):
     truncated(data / "img_align_celeba" / name(4))
     code, out, _ = check(monkeypatch, capsys, "--dataset_dir", data, "--full")

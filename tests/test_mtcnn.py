@@ -382,6 +382,40 @@ def test_annotations_are_carried_over(faces, tmp_path):
     assert (after.partition == before.partition[rows]).all()
 
 
+def test_long_and_odd_names_do_not_stop_a_folder(tmp_path, monkeypatch, capsys):
+    """A name that leaves no room for .jpg is named and skipped; the others, in no encoding too, are done."""
+    (tmp_path / "in").mkdir()
+    face = Image.fromarray(draw(5)[0])
+    long, odd, kanji = "x" * 249 + ".jpeg", os.fsdecode(b"caf\xe9.png"), "\u6f22" * 83 + ".png"
+    for name in (long, odd, kanji, "y" * 252 + ".im"):
+        face.save(tmp_path / "in" / name, "PNG")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    inputs = ["--in_dir", tmp_path / "in", tmp_path / "in" / ("y" * 252 + ".im")]
+    assert crop_folder(*inputs, "--out_dir=~/out", "--size", 32) == 0
+    made = {path.name for path in (tmp_path / "out").iterdir()} - {"faces.tsv"}
+    assert made == {"x" * 249 + ".jpg", os.fsdecode(b"caf\xe9.jpg"), "\u6f22" * 83 + ".jpg"}
+    text = (tmp_path / "out/faces.tsv").read_bytes().decode(errors="surrogateescape")
+    assert "cannot be written under this name" in text and odd in text
+    assert "3 faces" in capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("common.crop.replace_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        assert crop_folder("--in_dir", tmp_path / "in", "--out_dir", tmp_path / "full") == 2
+
+
+def test_annotations_of_names_with_blanks_and_in_no_encoding(tmp_path):
+    from common.celeba import CelebA
+
+    (tmp_path / "in").mkdir()
+    names = ["my face.jpg", os.fsdecode(b"caf\xe9.jpg")]
+    for name in names:
+        Image.fromarray(draw(5)[0]).save(tmp_path / "in" / name)
+    rows = ["image_id,identity", *(f"{name},{7 + i}" for i, name in enumerate(names))]
+    (tmp_path / "in/identity_CelebA.csv").write_bytes("\n".join(rows).encode(errors="surrogateescape"))
+    assert crop_folder("--in_dir", tmp_path / "in", "--out_dir", tmp_path / "out", "--size", 32) == 0
+    after = CelebA(tmp_path / "out")
+    assert sorted(zip(after.files, after.identity.tolist(), strict=True)) == [(names[1], 8), ("my_face.jpg", 7)]
+
+
 def test_mistakes(run, photos, tmp_path, capsys):
     (tmp_path / "used").mkdir()
     (tmp_path / "used/mine.txt").write_text("x")

@@ -1,6 +1,8 @@
 """common/photos.py: the reader and the writer of photos, GIFs and videos."""
 
 import io
+import os
+import re
 import struct
 import subprocess
 import sys
@@ -17,7 +19,9 @@ from common.mtcnn import TEMPLATE, align, crop
 from common.photos import (
     InputError,
     Writer,
+    frames,
     media_files,
+    named_files,
     numbered_frames,
     read_frames,
     read_image,
@@ -137,7 +141,8 @@ def test_damaged(tmp_path):
         with pytest.raises(InputError) as error:
             list(read_frames(path))
         assert str(path) in str(error.value) and "\n" not in str(error.value)
-    for path in (tmp_path / "missing.jpg", tmp_path / "missing.gif", tmp_path / "missing.mp4", tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "missing.jpg", tmp_path / "missing.gif", tmp_path / "missing.mp4", tmp_path / "pipe.jpg"):
         with pytest.raises(InputError, match=path.name):
             list(read_frames(path))
     (tmp_path / "whole.jpg").write_bytes(good)
@@ -160,6 +165,100 @@ def test_media_files(tmp_path):
         media_files(tmp_path / "bare")
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "I;16"])
+def test_an_uncompressed_tiff_that_lies_on_its_side_is_read_upright(tmp_path, mode):
+    image = Image.fromarray(sketch()[:, :200])
+    image = image.quantize(200, dither=0) if mode == "P" else image.convert("L" if mode == "I;16" else mode)
+    image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257) if mode == "I;16" else image
+    image.save(tmp_path / "upright.png" if mode != "CMYK" else tmp_path / "upright.tif")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "scan.tif", exif=exif)
+    (upright,) = (read_image(path) for path in tmp_path.glob("upright.*"))
+    assert (read_image(tmp_path / "scan.tif") == upright).all() and upright.shape == (320, 200, 3)
+
+
+def test_names_in_no_encoding_and_names_that_are_addresses(tmp_path):
+    """OpenCV crashes on the first and asks a server for the second."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    place.mkdir()
+    write_video(tmp_path / "a.mp4", FRAMES)
+    for name in (os.fsdecode(b"caf\xe9.mp4"), "12:30.mp4", "\u6f22\u5b57.mp4", "50%d.mp4"):
+        (place / name).write_bytes((tmp_path / "a.mp4").read_bytes())
+        assert len(list(numbered_frames(place / name))) == 3, ascii(name)
+        write(place / f"out:{name}", FRAMES, like=place / name)
+        assert len(list(numbered_frames(place / f"out:{name}"))) == 3, ascii(name)
+    assert len(list(place.iterdir())) == 8
+    code = "import os; from common.photos import *; print(len(list(numbered_frames('12:30.mp4')))); "
+    code += "w = Writer('made:1/a.mp4'); os.mkdir('made:1'); w.add(read_image('a.png')); w.keep(); "
+    code += "print(os.listdir('made:1'))"
+    Image.fromarray(FRAMES[0]).save(place / "a.png")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=place, env=environment)
+    assert done.stdout == "3\n['a.mp4']\n", done.stderr
+
+
+def test_a_link_is_followed_once_and_a_loop_never(tmp_path, capsys):
+    for name in ("set/a/1.png", "set/2.png", "elsewhere/deep/3.png", "elsewhere/4.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(FRAMES[0]).save(tmp_path / name)
+    for link, target in dict(b="../elsewhere", c="a", loop=".", up="..", myself="myself", gone="nowhere").items():
+        (tmp_path / "set" / link).symlink_to(target)
+    (tmp_path / "set/5.png").symlink_to(tmp_path / "elsewhere/4.png")
+    (tmp_path / "set/6.png").symlink_to(tmp_path / "nothing.png")
+    (tmp_path / "elsewhere/back").symlink_to("../set")
+    (tmp_path / "link").symlink_to("set")
+    for folder in ("set", "link"):
+        names = ["2.png", "5.png", "6.png", "a/1.png", "b/4.png", "b/deep/3.png"]
+        assert named_files(tmp_path / folder)[1] == names
+    found = {name: why for name, _, why in frames(*named_files(tmp_path / "set"))}
+    assert [name for name, why in found.items() if why] == ["6.png"] and "No such file" in found["6.png"]
+
+
+def test_pictures_of_other_kinds_are_counted_and_named(tmp_path, capsys):
+    for name in ("a.jfif", "b.JPE", "c.apng", "d.avif", "e.png"):
+        kind = {"a": "JPEG", "b": "JPEG", "d": "AVIF"}.get(name[0], "PNG")
+        Image.fromarray(FRAMES[0]).save(tmp_path / name, kind)
+    for name in ("f.heic", "g.HEIC", "h.psd", "IMG_1", "notes.txt", ".hidden.heic"):
+        (tmp_path / name).write_bytes(b"x")
+    files, names = named_files(tmp_path)
+    assert names == ["a.jfif", "b.JPE", "c.apng", "d.avif", "e.png"] and all(is_red(read_image(file)) for file in files)
+    note = capsys.readouterr().err
+    assert note.count("\n") == 1 and "4 files" in note and "2 .heic" in note and "1 .psd" in note and "txt" not in note
+    for file in files:
+        file.unlink()
+    with pytest.raises(InputError, match="no pictures or videos.*2 .heic"):
+        media_files(tmp_path)
+
+
+def test_equal_names_are_told_apart(tmp_path):
+    for name in ("nest/a/2.jpg", "nest/b/2.jpg", "nest/1.jpg", "other/a/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert named_files(tmp_path / "nest")[1] == ["1.jpg", "a/2.jpg", "b/2.jpg"]
+    files = [tmp_path / name for name in ("nest/a/2.jpg", "nest/b/2.jpg", "other/a/2.jpg", "nest/1.jpg")]
+    assert named_files(files)[1] == ["nest/a/2.jpg", "b/2.jpg", "other/a/2.jpg", "1.jpg"]
+
+
+def test_an_animation_is_one_by_what_it_is(tmp_path):
+    """Animated PNGs and AVIFs have frames too; a JPEG called .gif and a GIF called .jpg are read."""
+    first, *others = map(Image.fromarray, FRAMES)
+    for name in ("a.png", "a.apng", "a.webp", "a.avif"):
+        first.save(tmp_path / name, "PNG" if "png" in name else None, save_all=True, append_images=others)
+        assert [number for number, _ in numbered_frames(tmp_path / name)] == [0, 1, 2], name
+    first.save(tmp_path / "b.gif", "JPEG", quality=98)
+    first.save(tmp_path / "c.jpg", "GIF", save_all=True, append_images=others)
+    first.save(tmp_path / "d.tif", save_all=True, append_images=others)
+    for name in ("b.gif", "c.jpg", "d.tif"):
+        ((number, image),) = numbered_frames(tmp_path / name)
+        assert number is None and is_red(image), name
+
+
+def test_a_png_with_a_profile_of_megabytes_is_read(tmp_path):
+    Image.fromarray(FRAMES[0]).save(tmp_path / "a.png", icc_profile=profile(b"RGB ") + os.urandom(3_000_000))
+    assert is_red(read_image(tmp_path / "a.png"))
+
+
 # Writing
 
 FRAMES = [flat(48, 64, colour) for colour in (RED, (20, 230, 30), (10, 20, 240))]
@@ -170,6 +269,7 @@ def write(path, pictures, **options):
         for picture in pictures:
             writer.add(picture)
         writer.keep()
+    return writer
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.gif", "a.mp4", "a.avi"])
@@ -190,7 +290,6 @@ def test_pauses_and_frame_rate_are_those_asked_for_or_of_the_source(tmp_path):
     write(tmp_path / "own.gif", FRAMES, rate=5)
     for name, wanted in {"copy": [70, 120, 100], "longer": [70, 120, 100, 100, 100], "own": [200] * 3}.items():
         with Image.open(tmp_path / f"{name}.gif") as gif:
-            assert gif.info["loop"] == 0
             assert [gif.seek(number) or gif.info["duration"] for number in range(gif.n_frames)] == wanted
     write(tmp_path / "own.mp4", FRAMES, rate=12)
     write(tmp_path / "copy.avi", FRAMES, like=tmp_path / "own.mp4")
@@ -198,6 +297,116 @@ def test_pauses_and_frame_rate_are_those_asked_for_or_of_the_source(tmp_path):
         video = cv2.VideoCapture(str(tmp_path / name))
         assert video.get(cv2.CAP_PROP_FPS) == 12
         video.release()
+
+
+def profile(space):
+    """A colour profile that says no more than what it is for."""
+    return bytes(16) + space + bytes(108)
+
+
+def photo(path, image, orientation=6, **more):
+    """A photo as a camera writes it: EXIF with its place, on its side, a colour profile, a resolution."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = orientation, "Maker"
+    exif[0x8769], exif[0x8825] = {0x829A: 0.01}, {1: "N"}
+    image.save(path, exif=exif.tobytes(), dpi=(300, 300), icc_profile=profile(b"RGB "), **more)
+
+
+@pytest.mark.parametrize("source", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_a_photo_keeps_profile_exif_and_resolution(tmp_path, source, suffix):
+    photo(tmp_path / f"p.{source}", Image.fromarray(FRAMES[0]))
+    pixels = read_image(tmp_path / f"p.{source}")
+    assert pixels.shape == (64, 48, 3)
+    lost = write(tmp_path / f"q.{suffix}", [pixels], like=tmp_path / f"p.{source}").lost
+    with Image.open(tmp_path / f"q.{suffix}") as image:
+        exif = image.getexif()
+        assert image.info["icc_profile"] == profile(b"RGB ") and lost == []
+        assert exif.get(0x0112, 1) == 1 and exif[0x010F] == "Maker" and exif.get_ifd(0x8825)[1] == "N"
+        assert float(exif.get_ifd(0x8769)[0x829A]) == 0.01
+        if source != "webp":  # which has no place for it
+            assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert read_image(tmp_path / f"q.{suffix}").shape == (64, 48, 3)
+
+
+def test_what_a_photo_cannot_keep_is_said(tmp_path):
+    big = Image.Exif()
+    big[0x010F] = "x" * 70_000  # JPEG has room for 64 kB
+    Image.fromarray(FRAMES[0]).save(tmp_path / "a.png", exif=big, dpi=(72, 72))
+    Image.fromarray(FRAMES[0]).convert("CMYK").save(tmp_path / "b.jpg", icc_profile=profile(b"CMYK"))
+    Image.fromarray(np.zeros((48, 64), np.uint16)).save(tmp_path / "c.png")
+    lost = [write(tmp_path / f"{n}.out.jpg", FRAMES[:1], like=tmp_path / n).lost for n in ("a.png", "b.jpg", "c.png")]
+    assert lost[0] == ["exif"] and "profile" in lost[1][0] and "CMYK" in lost[1][1] and "16 bits" in lost[2][0]
+    with Image.open(tmp_path / "a.png.out.jpg") as image:
+        assert image.info["dpi"] == (72, 72)
+    with Image.open(tmp_path / "b.jpg.out.jpg") as image:
+        assert "icc_profile" not in image.info and image.mode == "RGB"
+
+
+def test_transparency_is_kept_or_said(tmp_path):
+    clear = np.dstack([flat(32, 48), np.zeros((32, 48), np.uint8)])
+    clear[8:, :, 3], clear[16:, :, 3] = 128, 255
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(clear).save(tmp_path / "a.png", exif=exif)
+    pixels = read_image(tmp_path / "a.png")
+    assert write(tmp_path / "same.png", [pixels], like=tmp_path / "a.png").lost == []
+    upright = np.rot90(clear, -1)
+    with Image.open(tmp_path / "same.png") as image:
+        assert (np.asarray(image) == upright).all(), "what did not change is exact"
+    pixels[:10] = np.where(upright[:10, :, 3:] == 128, (128, 255, 128), (0, 255, 0))  # green, as white shines through
+    write(tmp_path / "green.png", [pixels], like=tmp_path / "a.png")
+    with Image.open(tmp_path / "green.png") as image:
+        green = np.asarray(image)[:10][upright[:10, :, 3] > 0]
+        assert (abs(green[:, :3].astype(int) - (0, 255, 0)) < 3).all() and set(green[:, 3]) == {128, 255}
+    for name, picture in (("a.jpg", pixels), ("wide.png", np.concatenate([pixels, pixels], 1))):
+        assert write(tmp_path / name, [picture], like=tmp_path / "a.png").lost == ["transparency: now white"]
+
+
+@pytest.mark.parametrize("loop", [None, 0, 3])
+def test_a_gif_goes_round_as_often_as_its_source(tmp_path, loop):
+    first, *others = map(Image.fromarray, FRAMES)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others, **({} if loop is None else dict(loop=loop)))
+    write(tmp_path / "b.gif", FRAMES, like=tmp_path / "a.gif")
+    for name in ("a.gif", "b.gif"):
+        with Image.open(tmp_path / name) as gif:
+            assert gif.info.get("loop") == loop and gif.n_frames == 3
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi"])
+def test_a_video_of_an_odd_size_loses_no_row_and_says_so(tmp_path, suffix):
+    pictures = [np.full((361, 301, 3), 60 * i, np.uint8) for i in range(3)]
+    lost = write(tmp_path / f"a.{suffix}", pictures).lost
+    read = [image for _, image in numbered_frames(tmp_path / f"a.{suffix}")]
+    assert [image.shape for image in read] == [(362, 302, 3)] * 3 and "302 x 362" in lost[0]
+    assert abs(read[2][-1, -1].astype(int) - 120).max() < 12
+
+
+def test_a_varying_frame_rate_keeps_its_rhythm(tmp_path):
+    """OpenCV writes Matroska with a steady rate; the times of its frames are moved here."""
+    pictures = [np.full((48, 64, 3), 60 * i, np.uint8) for i in range(4)]
+    write(tmp_path / "a.mkv", pictures, rate=10)
+    data, times = (tmp_path / "a.mkv").read_bytes(), {0: 0, 100: 100, 200: 400, 300: 500}
+    for old in (300, 200):
+        pattern = b"\x81" + re.escape(struct.pack(">h", old)) + rb"(?=[\x00\x80])"
+        data, count = re.subn(pattern, lambda m, old=old: b"\x81" + struct.pack(">h", times[old]), data, flags=re.S)
+        assert count == 1
+    (tmp_path / "b.mkv").write_bytes(data)
+    lost = write(tmp_path / "c.mp4", pictures, like=tmp_path / "b.mkv").lost
+    shown = [round(image.mean() / 60) for _, image in numbered_frames(tmp_path / "c.mp4")]
+    assert shown == [0, 1, 1, 1, 2, 3] and "frame rate" in lost[0]
+    assert write(tmp_path / "d.mp4", pictures, like=tmp_path / "a.mkv").lost == ["sound, if it had any"]
+    assert len(list(numbered_frames(tmp_path / "d.mp4"))) == 4
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "mp4"])
+def test_a_name_as_long_as_names_can_be_is_written(tmp_path, suffix):
+    for name in ("x" * (255 - len(suffix) - 1) + f".{suffix}", "\u6f22" * 83 + f".{suffix}"):
+        write(tmp_path / name, FRAMES if suffix != "png" else FRAMES[:1])
+        assert len(list(numbered_frames(tmp_path / name))) == (3 if suffix != "png" else 1)
+    with pytest.raises(InputError, match="too long"):
+        write(tmp_path / ("x" * 252 + ".png"), FRAMES[:1])
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.gif", "a.mp4"])
