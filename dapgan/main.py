@@ -32,7 +32,7 @@ from dapgan.infogan import infogan_step
 from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, split, with_ema
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
-from dapgan.plumbing import SWITCH, Journal, make_adam, natural, positive, rate, replayed, set_rate, share, weight
+from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, positive, rate, replayed, set_rate, share, weight
 from dapgan.predictor import train_predictor
 from dapgan.purity import check_digits
 from dapgan.recover import LOSSES, METHODS, recover
@@ -130,8 +130,8 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
-    add("--images", nargs="+", help="own pictures: files, folders, GIFs, videos")
-    add("--out_dir", help="folder for what a verb writes (default: one below the sample folder)")
+    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
+    add("--out_dir", type=path, help="folder for what a verb writes (default: one below the sample folder)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
     args = plumbing.read_flags(parser, argv, defaults(parser.parse_known_args(argv)[0]))

@@ -30,7 +30,7 @@ from deep_makeover.loading import load_records, make_over, run_name, sides
 from deep_makeover.measure import test, validate
 from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
-from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, set_rate, update_ema
+from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
@@ -81,7 +81,7 @@ def parse_args(argv=None):
     add("--train_mode", choices=loading.MODES, default="mtf", help="who becomes who: m male, f female (mtf)")
     add("--source", help="other faces to make over, as Male=1,Eyeglasses=0 (default: the mode's)")
     add("--target", help="what they are to look like, likewise; replaces the mode's filters")
-    add("--attribute_file", help="list_attr_celeba.txt or .csv (default: the data set's own)")
+    add("--attribute_file", type=path, help="list_attr_celeba.txt or .csv (default: the data set's own)")
     add("--train_time", type=weight, default=120.0, help="minutes that a run trains; 0: no limit (120, wgan 180)")
     add("--learning_rate_end", type=weight, help="it is halved down to this (document: 0.000001)")
     add("--annealing_half_life", type=positive, help="steps that halve it, and the weight's excess (5000)")
@@ -100,14 +100,14 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, sample_every=20).add_argument
-    add("--dataset", dest="dataset_dir", **same, help="the same as --dataset_dir (default: dataset here)")
-    add("--train_dir", dest="sample_dir", **same, help="the same as --sample_dir")
+    add("--dataset", dest="dataset_dir", type=path, **same, help="the same as --dataset_dir (default: dataset here)")
+    add("--train_dir", dest="sample_dir", type=path, **same, help="the same as --sample_dir")
     add("--summary_period", dest="sample_every", type=plumbing.natural, **same, help="the same as --sample_every")
     add("--test_vectors", type=positive, default=16, help="test faces on a sheet (default: 16)")
-    add("--infile", help="inference: a photo, GIF or video, or a crop of the box's own size")
-    add("--outfile", help="inference: where it goes (default: inference_out.png, .gif or .mp4)")
-    add("--images", nargs="+", help="inference: several, or folders of them; they go to --out_dir")
-    add("--out_dir", help="folder for the results of --images (test: default below the sample folder)")
+    add("--infile", type=path, help="inference: a photo, GIF or video, or a crop of the box's own size")
+    add("--outfile", type=path, help="inference: where it goes (default: inference_out.png, .gif or .mp4)")
+    add("--images", type=path, nargs="+", help="inference: several, or folders of them; they go to --out_dir")
+    add("--out_dir", type=path, help="folder for the results of --images (test: default below the sample folder)")
     add("--overwrite", **SWITCH, default=False, help="replace --outfile, write into a full --out_dir")
 
     parser.set_defaults(dataset_dir=str(plumbing.PROJECT / "dataset"))

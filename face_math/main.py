@@ -34,7 +34,7 @@ from face_math.filler import train_filler
 from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, setup, slice_of, update_ema
+from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 
@@ -110,7 +110,7 @@ def parse_args(argv=None):
     add("--lam", type=plumbing.weight, help="weight of its perceptual loss (document: 0.1, best: 0)")
     add("--optimizer", choices=("nesterov", "adam"), help="of the search (document: nesterov, best: adam)")
     add("--momentum", type=plumbing.decay, help="of the search (document: 0.75, complete 0.9; best: 0.9)")
-    add("--mask", default="center", help="hole: center, left, random, full, or a picture, white the hole")
+    add("--mask", type=path, default="center", help="hole: center, left, random, full, or a picture, white the hole")
     frames = plumbing.number(int, "a whole number, more than 1", lambda n: n > 1)
     add("--frames", type=frames, default=64, help="interpolate: pictures from one z to the next (default: 64)")
     vectors = "Smiling,Eyeglasses,Male,Blond_Hair,Turn"
@@ -138,11 +138,11 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
-    add("--images", nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
-    add("--start_from", help="train: model file or checkpoint of a GAN of the same shape to start from")
-    add("--minus", nargs="+", help="arithmetic: pictures to take away from --images")
-    add("--plus", nargs="+", help="arithmetic: pictures to add")
-    add("--out_dir", help="folder for what a verb writes (default: a new one, VERB_001 ...)")
+    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
+    add("--start_from", type=path, help="train: model file or checkpoint of a GAN of the same shape to start from")
+    add("--minus", type=path, nargs="+", help="arithmetic: pictures to take away from --images")
+    add("--plus", type=path, nargs="+", help="arithmetic: pictures to add")
+    add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
     args = plumbing.read_flags(parser, argv, defaults(parser.parse_known_args(argv)[0]))
@@ -166,7 +166,7 @@ def train(args):
     # Data
     records = load_records(args, device, rank)
     rows, x_real = split(args, records, device)
-    mine = slice_of(args.batch_size, rank, world)
+    mine = plumbing.slice_of(args.batch_size, rank, world)
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before

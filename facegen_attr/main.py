@@ -44,7 +44,7 @@ from facegen_attr.loading import (
     split,
 )
 from facegen_attr.model import MODELS, REFINERS, attribute_loss, mismatch_loss, reconstruction_loss, start_shape
-from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, replayed, setup, update_ema, weight
+from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, path, replayed, setup, update_ema, weight
 from facegen_attr.predictor import train_predictor
 from facegen_attr.refine import refine
 from facegen_attr.validation import fixed_starts, validate
@@ -107,10 +107,10 @@ def parse_args(argv=None):
     add = plumbing.add_file_flags(parser).add_argument
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
     add("--count", type=many, help="generate: how many pictures (default: 16)")
-    add("--images", nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
-    add("--first_model", help="refine: model file that makes the first guess from noise (dcgan5)")
-    add("--predictor_path", help="model file of the predictor (default: beside the model)")
-    add("--out_dir", help="generate: folder for single pictures and manifest.tsv")
+    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
+    add("--first_model", type=path, help="refine: model file that makes the first guess from noise (dcgan5)")
+    add("--predictor_path", type=path, help="model file of the predictor (default: beside the model)")
+    add("--out_dir", type=path, help="generate: folder for single pictures and manifest.tsv")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--web", **SWITCH, default=False, help="refine: in the browser, on this machine only")
     add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")

@@ -13,6 +13,7 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from hyperencoder import plumbing
 from hyperencoder.anomaly import anomaly
 from hyperencoder.loading import load_records, make_model, run_name, split, start_at_pca, start_from
 from hyperencoder.model import X_SIZE, augment, map_sizes
-from hyperencoder.plumbing import SWITCH, Journal, descend, make_adam, make_ema, replayed, set_rate, setup, update_ema
+from hyperencoder.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from hyperencoder.reconstruct import test
 from hyperencoder.swap import swap
 from hyperencoder.validation import compare, embed_validation, extend_film, mean_embeddings, validate
@@ -79,10 +80,10 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, "--tf_record_path", records="tf_record_path").add_argument
-    add("--images", nargs="+", help="own pictures: files, folders, GIFs, videos")
-    add("--out_dir", help="folder for single pictures (test --images, swap)")
+    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
+    add("--out_dir", type=path, help="folder for single pictures (test --images, swap)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
-    add("--start_from", help="train_swap: model file of an auto-encoder to start from")
+    add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
     add("--all_faces", **SWITCH, default=False, help="swap: every face, not only the largest")
 
@@ -101,6 +102,9 @@ def parse_args(argv=None):
         map_sizes(args.y_height, args.y_width)
     except ValueError as error:
         raise InputError(str(error)) from None
+    least = 2 * int(os.environ.get("WORLD_SIZE", 1))
+    if args.train and args.batch_norm and args.batch_size < least:
+        raise InputError(f"--batch_size {args.batch_size}: batch norm needs {least} at least, or --batch_norm=False")
     if args.run == "train_swap" and args.pca_path:
         raise InputError("--pca_path carries a person's looks past the decoders: not with --run train_swap")
     return args
@@ -112,12 +116,12 @@ def parse_args(argv=None):
 
 def train(args):
     """Train the auto-encoder; for `train_swap` one shared encoder and a decoder for each person."""
-    device, autocast, rank, world = setup(args)
+    device, autocast, rank, world = plumbing.setup(args)
 
     # Data
     records = load_records(args, device, rank)
     people, train_rows, validation_rows = split(args, records)
-    mine = plumbing.slice_of(args.batch_size, rank, world, len(people))  # of each person's share of a step
+    mine = plumbing.slice_of(args.batch_size, rank, world, len(people), 1 + args.batch_norm)  # of each one's share
     share, pictures = args.batch_size // len(people), len(np.concatenate(train_rows))
 
     # Networks

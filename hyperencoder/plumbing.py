@@ -4,9 +4,11 @@ The same file in all five projects (`make copies` after a change; tests/test_par
 """
 
 import argparse
+import contextlib
 import copy
 import math
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -20,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from common.celeba import to_uint8
-from common.photos import InputError
+from common.photos import InputError, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
@@ -36,6 +38,13 @@ def boolean(text):
         return bool(("false", "true").index(text.lower()))
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: expected True or False") from None
+
+
+def path(text):
+    """Flag type: a file or folder; ~ is the home folder."""
+    if not text.strip():  # a shell's variable that is not set, say: it would be the folder one stands in
+        raise argparse.ArgumentTypeError("expected a file or folder, found nothing")
+    return os.path.expanduser(text)
 
 
 def number(kind, expected, allowed):
@@ -104,12 +113,14 @@ def add_machine_flags(parser):
 def add_file_flags(parser, *also, records="records", sample_every=0):
     """The group Files with what all five share; also: other names of --record_dir. Returns the group."""
     add = (group := parser.add_argument_group("Files")).add_argument
-    add("--dataset_dir", help="folder or zip with the pictures")
+    add_path = partial(add, type=path)
+    add_path("--dataset_dir", help="folder or zip with the pictures")
     add("--dataset_name", help="names checkpoint, model and samples (default: the folder's name)")
-    add("--record_dir", *also, default=str(PROJECT / records), help="packed pictures (records, by main.py)")
-    add("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, likewise")
-    add("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, likewise)")
-    add("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, likewise)")
+    add_path("--record_dir", *also, default=str(PROJECT / records), help="packed pictures (records, by main.py)")
+    add_path("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, likewise")
+    add_path("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, likewise)")
+    add_path("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, likewise)")
+    add("--restart", **SWITCH, default=False, help="train anew; what was there is moved aside")
     add("--log_every", type=positive, default=50, help="steps from log line to log line (default: 50)")
     every = sample_every or "an epoch"
     add("--sample_every", type=natural, default=sample_every, help=f"steps from sheet to sheet (default: {every})")
@@ -129,14 +140,53 @@ def read_flags(parser, argv, defaults):
     names = {action.dest for group in groups for action in group._group_actions}
     args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
     if args.dataset_name is None and args.dataset_dir is not None:
-        args.dataset_name = Path(args.dataset_dir).resolve().name.removesuffix(".zip")
+        name = os.path.basename(os.path.abspath(args.dataset_dir)).removesuffix(".zip")  # of a link, its own name
+        args.dataset_name = os.fsdecode(os.fsencode(name)[:150])  # with what is added, a file's name has 255 bytes
     if args.dataset_name is None and args.model_path.endswith(".pt"):
         args.dataset_name = Path(args.model_path).stem
     if args.dataset_name is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
-    if Path(args.dataset_name).name != args.dataset_name:
-        raise InputError(f"--dataset_name {args.dataset_name}: expected a plain name, without slashes")
+    if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
+        raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, without slashes")
     return args
+
+
+def check_places(args):
+    """InputError, before any work, where what a verb writes cannot be written."""
+    training = args.run.startswith("train")
+    if args.restart and not training:
+        raise InputError(f"--restart begins a training anew; --run {args.run} is none")
+    if int(os.environ.get("RANK", 0)):
+        return  # of several processes the first one writes
+    if training:
+        model = Path(args.model_path)
+        check_writable("--model_path", model if model.suffix == ".pt" else model / "model.pt")
+        check_writable("--checkpoint_dir", Path(args.checkpoint_dir, "last.pt"))
+        check_writable("--sample_dir", Path(args.sample_dir, "sheet.png"))
+    elif getattr(args, "out_dir", None):
+        new_folder(args.out_dir, args.overwrite, make=False)
+        check_writable("--out_dir", Path(args.out_dir, "sheet.png"))
+    elif not getattr(args, "infile", None):  # whose result goes elsewhere
+        check_writable("--sample_dir", Path(args.sample_dir, "sheet.png"))
+
+
+def check_writable(flag, file):
+    """InputError where a file cannot be made under this name; leaves nothing behind."""
+    made = [folder for folder in file.absolute().parents if not os.path.exists(folder)]
+    test = file.with_name(file.name + ".tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        if not test.exists():
+            test.touch()
+            test.unlink()
+    except OSError as error:
+        raise InputError(f"{flag}: {file} cannot be written ({error.strerror})") from None
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,11 +224,17 @@ def setup(args):
     return device, partial(torch.autocast, device.type, torch.bfloat16, bf16, kept), rank, world
 
 
-def slice_of(batch_size, rank, world, people=1):
-    """The slice of a whole batch that is this process's. InputError: the processes cannot share it equally."""
+def slice_of(batch_size, rank, world, people=1, least=1):
+    """The slice of a whole batch that is this process's; least: pictures in it, of each of the people.
+
+    InputError: the processes cannot share it equally, or it is too small.
+    """
     if batch_size % (people * world):
         what = f"the {world} processes" if people == 1 else f"{people * world}, the people times the processes"
         raise InputError(f"--batch_size {batch_size}: expected a multiple of {what}")
+    if batch_size < least * people * world:
+        expected = f"{least * people * world} at least, as batch norm needs {least} in each process"
+        raise InputError(f"--batch_size {batch_size}: expected {expected}")
     return slice(rank * batch_size // people // world, (rank + 1) * batch_size // people // world)
 
 
@@ -393,13 +449,14 @@ def load_checkpoint(path, flags, parts):
         except InputError as error:
             print(f"{error}{': taking the one before' if file != candidates[-1] else ''}")
     else:
-        raise InputError(f"no checkpoint in {path.parent} can be read: move it away to start anew")
+        raise InputError(f"no checkpoint in {path.parent} can be read: begin anew with --restart")
     if content["format"] != FORMAT:
-        raise InputError(f"{file} is of an older program, which this one cannot resume: move it away to start anew")
+        raise InputError(f"{file} is of an older program, which this one cannot resume: begin anew with --restart")
     saved = content["args"]
     differ = [f"{name} was {saved.get(name)}, now {value}" for name, value in flags.items() if saved.get(name) != value]
     if differ:
-        raise InputError(f"{file} was made with other flags ({'; '.join(differ)}): give those, or another place")
+        advice = "give those, or begin anew with --restart"
+        raise InputError(f"{file} was made with other flags ({'; '.join(differ)}): {advice}")
     for name, part in parts.items():
         if isinstance(part, torch.optim.Optimizer):
             for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
@@ -442,6 +499,7 @@ def save_sheet(path, rows, columns=16):
             grid[top : top + height, left : left + width] = picture
         if label:
             strip = Image.new("RGB", (grid.shape[1], 14), "white")
+            label = label.encode("latin-1", "replace").decode("latin-1")  # the letters that Pillow's own font has
             ImageDraw.Draw(strip).text((3, 1), label, fill="black")
             strips.append(np.asarray(strip))
         strips.append(grid)
@@ -452,12 +510,16 @@ def save_sheet(path, rows, columns=16):
     return sheet
 
 
-def new_folder(path, overwrite):
-    """A folder to write into. InputError: it is not empty and --overwrite was not given."""
+def new_folder(path, overwrite, make=True):
+    """A folder to write into. InputError: it is not empty and --overwrite was not given, or cannot be made."""
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())) and not overwrite:
-        raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        if os.path.exists(path) and (not path.is_dir() or not overwrite and any(path.iterdir())):
+            raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written to ({error.strerror})") from None
     return path
 
 
@@ -471,9 +533,10 @@ def output_folder(args, samples):
 
 
 def write_table(path, title, rows):
-    """A table with tabs: results, and the manifests that benchmarks/quality.py reads."""
-    lines = ["\t".join(map(str, row)) for row in [title, *rows]]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    """A table with tabs: results, and the manifests that benchmarks/quality.py reads. Names are written as they are."""
+    blank = {9: " ", 10: " ", 13: " "}  # a file may have a tab in its name
+    lines = ["\t".join(str(value).translate(blank) for value in row) for row in [title, *rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -506,15 +569,23 @@ class Journal:
         self.epoch_steps = max(1, pictures // args.batch_size)
         self.planned = args.epoch * self.epoch_steps or args.steps
         self.last = min(self.planned, args.steps or self.planned)
+        # Every epoch, or every so many that a run looks at itself, and is saved, at most fifty times.
+        self.period = self.epoch_steps * math.ceil(max(1, self.planned) / (50 * self.epoch_steps))
         self.flags = {name: getattr(args, name) for name in args.shaping} | facts
-        found = load_checkpoint(self.checkpoint, self.flags, parts)
+        if rank == 0:
+            check_writable("--checkpoint_dir", self.checkpoint)
+            check_writable("--model_path", self.model)
+            check_writable("--sample_dir", self.samples / "sheet.png")
+        found = None if args.restart else load_checkpoint(self.checkpoint, self.flags, parts)
         self.fresh = found is None
-        if self.fresh and self.model.exists():
-            raise InputError(f"{self.model} is there, but no checkpoint of its run: move it away or give --model_path")
+        if self.fresh and self.model.exists() and not args.restart:
+            advice = "move it away, give another --model_path, or begin anew with --restart"
+            raise InputError(f"{self.model} is there, but no checkpoint of its run: {advice}")
         self.state = found or dict(step=0, best=math.inf, best_step=0) | state
         self.step, self.losses, self.asked, self.stopping, self.better = self.state["step"], [], False, False, False
         self.now = torch.zeros((), device=device)  # the step, where a captured one can read it
         self.writer = self.bar = self.curve = None  # curve: the name of the losses' line where others share its chart
+        self.stack = contextlib.ExitStack()
 
     def steps(self):
         """The numbers of the steps that are still to be done, until the last or until somebody asks to stop."""
@@ -541,14 +612,32 @@ class Journal:
         if self.rank == 0:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds, which only a training has to wait for
 
+            if self.args.restart:
+                self.move_aside()
             networks = [p for name, p in self.parts.items() if hasattr(p, "parameters") and not name.startswith("ema")]
             count = sum(parameter.numel() for network in networks for parameter in network.parameters())
             print(f"{self.about}, {count:,} parameters, {self.planned} steps of {self.args.batch_size}, {self.device}")
-            print(f"watch it: tensorboard --logdir {self.samples / 'logs'}")
-            self.writer = SummaryWriter(self.samples / "logs", purge_step=self.step + 1)
+            logs = self.samples / "logs"
+            print(f"watch it: tensorboard --logdir {shlex.quote(str(logs))}")
+            logs.mkdir(parents=True, exist_ok=True)
+            self.writer = SummaryWriter(self.stack.enter_context(plain_path(logs)), purge_step=self.step + 1)
         total, done = (steps * self.args.batch_size for steps in (self.last, self.step))
         how = dict(unit="img", unit_scale=True, mininterval=1 if sys.stderr.isatty() else 30)
         self.bar = tqdm(total=total, initial=done, disable=self.rank > 0, **how)
+
+    def move_aside(self):
+        """Checkpoint, model and samples of a run that begins anew get a number: nothing is deleted."""
+        places = self.checkpoint.parent, self.samples, self.model, self.model.with_suffix(PREVIOUS)
+        for number in range(1, 10**6):
+            names = [f"{place.name}.{number:03d}" for place in places[:2]]
+            names += [f"{self.model.stem}.{number:03d}{suffix}" for suffix in (".pt", PREVIOUS)]
+            targets = [place.with_name(name) for place, name in zip(places, names, strict=True)]
+            if not any(map(os.path.lexists, targets)):
+                break
+        for place, target in zip(places, targets, strict=True):
+            if place.exists():
+                place.rename(target)
+                print(f"{place} is now {target}")
 
     def add(self, **losses):
         """What this step lost, scalars on the device; from here on the step counts, and what is due is known.
@@ -560,10 +649,10 @@ class Journal:
             self.asked = self.stop_requested()
         self.stopping = self.asked
         self.losses.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-        every, end = self.args.sample_every or self.epoch_steps, self.step == self.last
-        self.epoch_end = end or self.step % self.epoch_steps == 0
-        self.sheet_due = end or self.step % every == 0
-        self.save_due = end or self.step % (self.args.save_every or self.epoch_steps) == 0
+        end = self.step == self.last
+        self.epoch_end = end or self.step % self.period == 0
+        self.sheet_due = end or self.step % (self.args.sample_every or self.period) == 0
+        self.save_due = end or self.step % (self.args.save_every or self.period) == 0
         looked_at = self.save_due or self.sheet_due or self.epoch_end or self.stopping  # nothing unseen is saved
         self.log_due = looked_at or self.step % self.args.log_every == 0
         self.better = False
@@ -576,7 +665,9 @@ class Journal:
         finite, first = table.isfinite().all(1), self.step - len(table) + 1
         if not finite.all():
             bad = first + int(finite.int().argmin())
-            sys.exit(fail(f"the loss is not finite at step {bad}; the last good state is {self.checkpoint}", code=1))
+            kept = f"; the last good state is {self.checkpoint}" if self.checkpoint.exists() else ""
+            advice = "begin anew with --restart and, say, a smaller --learning_rate"
+            sys.exit(fail(f"the loss is not finite at step {bad}{kept}: {advice}", code=1))
         self.means, self.losses = dict(zip(names, table.mean(0).tolist(), strict=True)), []
         self.bar.set_postfix({name: f"{mean:.4g}" for name, mean in self.means.items() if mean and "/" not in name})
         for name, mean in self.means.items():
@@ -620,6 +711,7 @@ class Journal:
         self.bar.close()
         if self.writer:
             self.writer.close()
+            self.stack.close()
             early = ": under-trained; the same command goes on" if self.step < self.last else ""
             print(f"trained {self.step} of {self.planned} steps{early}")
             if self.state["best_step"]:
@@ -656,8 +748,10 @@ def listen_for_stop():
 def run(parse_args, verbs, argv=None):
     """Read the flags and do what they ask; a person's mistake ends in one line and exit code 2."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # main.py's first lines had silenced it
+    tolerate_names()
     try:
         args = parse_args(argv)
+        check_places(args)
         verbs[args.run](args)
     except InputError as error:
         sys.exit(fail(str(error)))
@@ -666,6 +760,8 @@ def run(parse_args, verbs, argv=None):
     except BrokenPipeError:  # who read the output, head for instance, has gone: nothing is left to say
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that has been taken away
+        sys.exit(fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")))
     except torch.OutOfMemoryError:
         sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
     finally:

@@ -299,7 +299,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     assert load_checkpoint(path, flags, {"model": model})["step"] == 1
     assert "damaged" in capsys.readouterr().out
     (tmp_path / "last.previous.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="move it away"):
+    with pytest.raises(InputError, match="--restart"):
         load_checkpoint(path, flags, {"model": model})
 
 

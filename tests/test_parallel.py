@@ -21,8 +21,8 @@ SHARED_FLAGS = {
     "What to do": ["run"],
     "Training": ["epoch", "steps", "train_size", "batch_size", "learning_rate", "beta1", "recipe", "seed"],
     "Machine": ["device", "precision", "workers"],
-    "Files": ["dataset_dir", "dataset_name", "record_dir", "checkpoint_dir", "model_path", "sample_dir", "log_every",
-              "sample_every", "save_every"],
+    "Files": ["dataset_dir", "dataset_name", "record_dir", "checkpoint_dir", "model_path", "sample_dir", "restart",
+              "log_every", "sample_every", "save_every"],
 }  # fmt: skip
 # From the top of a folder to its bottom; a file imports what stands below it. Verbs are all other files.
 ORDER = {"main": 0, "loading": 2, "plumbing": 3, "gan": 3, "model": 3}
