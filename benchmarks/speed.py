@@ -10,8 +10,10 @@ networks, losses and optimizers, written here anew) is measured before, between 
 import argparse
 import importlib
 import json
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -92,8 +94,10 @@ def time_training(line, args):
         clock.step()
 
     never = ["--sample_every", "1000000", "--save_every", "1000000", "--epoch", "500"]
-    places = dict(record_dir="records", checkpoint_dir="runs/c", model_path="runs/m", sample_dir="runs/s")
-    where = [part for flag, place in places.items() for part in (f"--{flag}", str(args.out_dir / place))]
+    run = Path(tempfile.mkdtemp(dir=args.out_dir))  # a new one for each: nothing is resumed
+    places = dict(checkpoint_dir=run / "c", model_path=run / "m", sample_dir=run / "s")
+    where = ["--record_dir", str(args.out_dir / "records")]
+    where += [part for flag, place in places.items() for part in (f"--{flag}", str(place))]
     what = ["--dataset_dir", args.dataset_dir, "--device", args.device, "--precision", args.precision]
     plumbing.Journal.add = watched
     if cuda:
@@ -106,6 +110,7 @@ def time_training(line, args):
         clock.result["error"] = f"exit code {stop.code}"
     finally:
         plumbing.Journal.add = add
+        shutil.rmtree(run)
     return clock.result
 
 

@@ -132,7 +132,7 @@ VERBS = {
         "--run sample --count 4",
         "--run recover --count 4",
         "--run vary --count 2",
-        "--run augment --images {photo} --out_dir {out} --count 4",
+        "--run augment --images {photo} --out_dir {out} --count 4 --min_identity 0 --min_quality 0",
         "--run evaluate --attributes Smiling --few 3 --seeds 2 --out_dir {out}",
     ],
     "facegen_attr dcgan2 best": ["--run generate --request Male=1 --count 4"],
