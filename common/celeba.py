@@ -715,7 +715,7 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
     check_crop(crop, size)
     crop, size = crop if isinstance(crop, str) else tuple(crop), tuple(size)
     named = next((name for name, box in CROPS.items() if box == crop), "box-" + "-".join(map(str, crop)))
-    place = hashlib.sha256(str(dataset.image_dir).encode()).hexdigest()[:6]  # two data sets may have the same name
+    place = hashlib.sha256(os.fsencode(dataset.image_dir)).hexdigest()[:6]  # two data sets may have the same name
     name = os.fsdecode(os.fsencode(dataset.root.name)[:150])  # file systems end at 255 bytes
     folder = Path(os.path.abspath(record_dir)) / f"{name}-{place}_{named}_{size[0]}x{size[1]}"
     path = folder / f"{take_fingerprint(dataset, crop, size)}.npy"

@@ -292,11 +292,17 @@ def frames(files, names=None):
 
 
 def name_outputs(names):
-    """Output names without suffix, kept apart where they would be equal (also where capitals do not count)."""
+    """Output names without suffix, kept apart where they would be equal (also where capitals do not count).
+
+    Cut to 240 bytes, which leaves room for a number and a suffix: file systems end at 255.
+    """
     taken = {parent.as_posix().lower() for name in names for parent in Path(name).parents}
     stems = []
     for name in names:
-        wanted = stem = Path(name).with_suffix("").as_posix()
+        short = Path(name).stem
+        while len(os.fsencode(short)) > 240:
+            short = short[:-1]
+        wanted = stem = Path(name).with_name(short).as_posix()
         number = 1
         while stem.lower() in taken:
             number += 1

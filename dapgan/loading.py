@@ -212,4 +212,4 @@ def load_pictures(args, device):
         if len(rows) == 0:
             raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
         images, names = records.images[rows], [records.names[row] for row in rows]
-    return images, [stem.replace("/", "_") for stem in name_outputs(names)]
+    return images, name_outputs([name.replace("/", "_") for name in names])

@@ -122,7 +122,9 @@ def check_outfile(file, path, overwrite):
 
 
 def make_over_file(file, path, work, side_by_side):
-    """One photo, GIF or video; work: from a photo to its makeover, or None. Returns frames, and those with a face."""
+    """One photo, GIF or video; work: from a photo to its makeover, or None. Returns frames, those with a face, and what
+    of the file the result could not keep.
+    """
     with Writer(path, like=file) as writer:
         found = count = 0
         for _, photo in numbered_frames(file):
@@ -132,7 +134,7 @@ def make_over_file(file, path, work, side_by_side):
             writer.add(np.concatenate([photo, made], 1) if side_by_side else made)
         if found:
             writer.keep()
-    return count, found
+    return count, found, writer.lost
 
 
 def inference(args):
@@ -147,15 +149,17 @@ def inference(args):
 
     for file, path in plan:
         try:
-            count, found = make_over_file(file, path, work, args.side_by_side)
+            count, found, lost = make_over_file(file, path, work, args.side_by_side)
             why = "no face found" + (f" in {count} frames" if count > 1 else "")
         except InputError as error:
             found, why = 0, str(error).removeprefix(f"{file}: ")
         if found:
             done += 1
             print(f"{path}: " + (f"a face made over in {found} of {count} frames" if count > 1 else "made over"))
+            if lost:
+                print(f"not kept of {file}: {'; '.join(lost)}")
         elif len(plan) > 1:
-            print(f"skipped {file.name}: {why}")
+            print(f"skipped {file}: {why}")
     if not done:
         if args.images and not any(Path(args.out_dir).iterdir()):
             Path(args.out_dir).rmdir()

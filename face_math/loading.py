@@ -74,7 +74,7 @@ def load_pictures(args, device, paths=None):
 
 def plain_names(names):
     """Names for what is made of pictures: without folders and suffixes, and all different."""
-    return [stem.replace("/", "_") for stem in name_outputs(names)]
+    return name_outputs([name.replace("/", "_") for name in names])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

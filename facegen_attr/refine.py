@@ -1,5 +1,6 @@
 """--run refine: a face, what is asked of it, every step on the way; the talk in a terminal (the page is web.py)."""
 
+import os
 import sys
 from functools import partial
 
@@ -49,7 +50,7 @@ class Session:
         Image.fromarray(self.pixels()).save(self.folder / name)
         text = ",".join(f"{attribute}={degree:g}" for attribute, degree in asked.items())
         row = [name, text, *(f"{degree:g}" for degree in degrees.tolist())]
-        with open(self.folder / "steps.tsv", "a") as file:
+        with open(self.folder / "steps.tsv", "a", encoding="utf-8") as file:
             for line in [row] if self.written else [["file", "asked", *self.attributes], row]:
                 print(*line, sep="\t", file=file)
         self.written += 1
@@ -89,7 +90,7 @@ class Session:
     def save(self, path):
         """Write the present picture. InputError: the file exists, or cannot be written."""
         try:
-            with open(path, "xb") as file:
+            with open(os.path.expanduser(path), "xb") as file:
                 Image.fromarray(self.pixels()).save(file, format="PNG")
         except FileExistsError:
             raise InputError(f"{path} exists: name another file") from None

@@ -4,7 +4,7 @@ import torch
 
 from common.celeba import to_uint8
 from common.mtcnn import MTCNN, crop, paste, pick, square_matrix
-from common.photos import InputError, frames, media_files, name_outputs, save_pictures
+from common.photos import InputError, frames, name_outputs, named_files, save_pictures
 from hyperencoder.loading import embed, load_model
 from hyperencoder.plumbing import new_folder
 
@@ -35,10 +35,10 @@ def swap(args):
         raise InputError(f"--person {person}: the model knows {', '.join(people)}")
     if state.get("means") is None:
         raise InputError("this model does not know its people's mean embeddings: --run train_swap again")
-    files = media_files(args.images)
+    files, names = named_files(args.images)
     out_dir, detector, swapped = new_folder(args.out_dir, args.overwrite), MTCNN(device), 0
-    for file, stem in zip(files, name_outputs([file.name for file in files]), strict=True):
-        for name, photo, problem in frames([file]):
+    for file, whole, stem in zip(files, names, name_outputs(names), strict=True):
+        for name, photo, problem in frames([file], [whole]):
             boxes, _, _ = detector.detect([] if photo is None else [photo])
             if problem or not len(boxes[0]):
                 print(f"{name} skipped: {problem or 'no face found'}")
@@ -50,7 +50,7 @@ def swap(args):
                 made = to_uint8(made)[0]
                 photo = paste(photo, made, square_matrix(box, made.shape))
             swapped += 1
-            number = name.removesuffix(file.suffix)[len(file.stem) :]  # of a frame
+            number = name.removesuffix(file.suffix)[len(whole.removesuffix(file.suffix)) :]  # of a frame
             save_pictures(out_dir, [f"{stem}{number}"], [photo])
     if not swapped:
         raise InputError("no face found in any of the pictures")

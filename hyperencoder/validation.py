@@ -58,6 +58,6 @@ def embed_validation(model, records, rows, device, autocast, journal):
     rows = np.concatenate(rows)[:1000]
     pieces = [reconstruct(model, records.images[rows[part]], device, autocast) for part in in_chunks(rows)]
     faces, _, embeddings = (torch.cat(piece).cpu() for piece in zip(*pieces, strict=True))
-    names = [records.names[row] for row in rows]
+    names = [records.names[row].encode(errors="replace").decode() for row in rows]  # TensorBoard takes no others
     icons = F.interpolate(faces, (64, 64)) / 2 + 0.5  # the projector wants squares
     journal.writer.add_embedding(embeddings, names, icons, global_step=journal.step, tag="embedding")

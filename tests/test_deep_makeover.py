@@ -551,7 +551,7 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
     assert infer(changer, "--images", photos, "--out_dir", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.gif", "c.mp4"]
-    assert "skipped nobody.png: no face found" in printed and "skipped d.mp4: no video" in printed
+    assert "nobody.png: no face found" in printed and "d.mp4: no video" in printed
     assert printed.count("in 2 of 3 frames") == 2
     assert (pixels(tmp_path / "out/a.png") - small).max() in range(38, 45)
     with Image.open(tmp_path / "out/b.gif") as gif:

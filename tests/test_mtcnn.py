@@ -1,5 +1,6 @@
 """common/mtcnn.py and common/crop.py: the detector, the crops, and the folder command."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pictures import flat, is_red, sketch, write_video
 from PIL import Image
 
 from common import mtcnn
-from common.crop import main
+from common.crop import main, replace_file
 from common.mtcnn import MTCNN, TEMPLATE, align, crop, paste, pick
 from common.photos import InputError, read_image
 from common.synthetic import draw
@@ -383,7 +384,7 @@ def test_annotations_are_carried_over(faces, tmp_path):
 
 
 def test_long_and_odd_names_do_not_stop_a_folder(tmp_path, monkeypatch, capsys):
-    """A name that leaves no room for .jpg is named and skipped; the others, in no encoding too, are done."""
+    """A name that leaves no room for .jpg is cut, one that cannot be written is named and skipped, the rest is done."""
     (tmp_path / "in").mkdir()
     face = Image.fromarray(draw(5)[0])
     long, odd, kanji = "x" * 249 + ".jpeg", os.fsdecode(b"caf\xe9.png"), "\u6f22" * 83 + ".png"
@@ -393,13 +394,18 @@ def test_long_and_odd_names_do_not_stop_a_folder(tmp_path, monkeypatch, capsys):
     inputs = ["--in_dir", tmp_path / "in", tmp_path / "in" / ("y" * 252 + ".im")]
     assert crop_folder(*inputs, "--out_dir=~/out", "--size", 32) == 0
     made = {path.name for path in (tmp_path / "out").iterdir()} - {"faces.tsv"}
-    assert made == {"x" * 249 + ".jpg", os.fsdecode(b"caf\xe9.jpg"), "\u6f22" * 83 + ".jpg"}
-    text = (tmp_path / "out/faces.tsv").read_bytes().decode(errors="surrogateescape")
-    assert "cannot be written under this name" in text and odd in text
-    assert "3 faces" in capsys.readouterr().out
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("common.crop.replace_file", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
-        assert crop_folder("--in_dir", tmp_path / "in", "--out_dir", tmp_path / "full") == 2
+    assert made == {f"{name}.jpg" for name in ("x" * 240, os.fsdecode(b"caf\xe9"), "\u6f22" * 80, "y" * 240)}
+    assert "4 faces" in capsys.readouterr().out and os.fsencode(odd) in (tmp_path / "out/faces.tsv").read_bytes()
+
+    def refuse(path, data, whole=replace_file):
+        if path.suffix == ".jpg" and path.name[0] in bad:
+            raise OSError(number, os.strerror(number))
+        whole(path, data)
+
+    monkeypatch.setattr("common.crop.replace_file", refuse)
+    for number, bad, code in ((errno.ENAMETOOLONG, "x", 0), (errno.ENOSPC, "x", 2)):
+        assert crop_folder("--in_dir", tmp_path / "in", "--out_dir", tmp_path / f"out{number}") == code
+    assert b"cannot be written under this name" in (tmp_path / f"out{errno.ENAMETOOLONG}/faces.tsv").read_bytes()
 
 
 def test_annotations_of_names_with_blanks_and_in_no_encoding(tmp_path):
