@@ -39,7 +39,7 @@ from PIL import Image
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.mtcnn import MTCNN, align, pick
+from common.mtcnn import MTCNN, Place, align, pick, rescale, square_matrix
 from common.mtcnn import crop as crop_face
 from common.photos import IMAGE_TYPES, InputError, frames, list_below, named_files, read_image, tolerate_names, visible
 
@@ -160,7 +160,9 @@ def find(root, problems):
         layout = layouts.get(named[0].parent.name.lower(), "flat") + " layout"
         return root, named[0], list_pictures(named[0], problems), layout
 
-    zips = [path for folder in folders for path in sorted(folder.glob("*.zip")) if visible(path.name)]
+    zips = [
+        path for folder in folders for path in sorted(folder.glob("*.zip")) if visible(path.name) and path.is_file()
+    ]
     known = [path for path in zips if is_celeba(path)]
     notes = []
     files = [] if known else list_pictures(root, notes)
@@ -584,8 +586,9 @@ def cut_box(image, box, size):
 def cut_faces(pictures, crop, size, detector, which, faceless=False):
     """Find the faces of many pictures, a batch at a time, and cut them as pack() does.
 
-    pictures: (name, image or None, why not) each; yields the same with the crop, None where there is no face; faceless:
-    the picture's middle instead.
+    pictures: (name, image or None, why not) each; yields (name, crop or None, why not, matrix), the matrix (2, 3) from
+    pixels of the picture to those of the crop. which: "centre", "largest", or "all", the largest first. faceless: the
+    middle of a picture without a face, and no matrix.
     """
     batch, pixels = [], 0
     for picture in itertools.chain(pictures, [None]):
@@ -596,22 +599,35 @@ def cut_faces(pictures, crop, size, detector, which, faceless=False):
             boxes, _, landmarks = detector.detect([image for _, image, _ in batch if image is not None])
             found = zip(boxes, landmarks, strict=True)
             for name, image, reason in batch:
-                if image is not None:
-                    boxes, landmarks = next(found)
-                    index = pick(boxes, image.shape, which)
-                    if index is None and faceless:
-                        image = cut_middle(image, size)
-                    elif index is None:
-                        image, reason = None, "no face found"
-                    elif crop == "face":
-                        image = crop_face(image, boxes[index], size[0])
-                    else:
-                        try:
-                            image = cut_box(align(image, landmarks[index])[0], crop, size)
-                        except InputError as error:
-                            image, reason = None, str(error)
-                yield name, image, reason
+                if image is None:
+                    yield name, None, reason, None
+                    continue
+                boxes, landmarks = next(found)
+                for index in order_faces(boxes, image.shape, which):
+                    yield name, *cut_face(image, boxes[index], landmarks[index], crop, size)
+                if len(boxes) == 0:
+                    middle = cut_middle(image, size) if faceless else None
+                    yield name, middle, "" if faceless else "no face found", None
             batch, pixels = [], 0
+
+
+def order_faces(boxes, shape, which):
+    """Indices of the faces to take of those in a picture of that shape: one, or "all", the largest first."""
+    if which == "all":
+        return np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(1), kind="stable").tolist()
+    index = pick(boxes, shape, which)
+    return [] if index is None else [index]
+
+
+def cut_face(image, box, landmarks, crop, size):
+    """A face that was found, as pack() cuts it: (crop or None, why not, the matrix to it)."""
+    if crop == "face":
+        return crop_face(image, box, size[0]), "", square_matrix(box, size)
+    try:
+        aligned, matrix = align(image, landmarks)
+    except InputError as error:
+        return None, str(error), None
+    return cut_box(aligned, crop, size), "", rescale(matrix, crop, size)
 
 
 def cut_middle(image, size):
@@ -636,30 +652,47 @@ def check_crop(crop, size):
 
 
 def load_faces(paths, crop, size, detector, which="largest", aligned=False, faceless=False):
+    """find_faces() for who does not put anything back: images, names, skipped."""
+    return find_faces(paths, crop, size, detector, which, aligned, faceless)[:3]
+
+
+def find_faces(paths, crop, size, detector, which="largest", aligned=False, faceless=False):
     """A person's own photos, folders, GIFs and videos as crops like those of pack().
 
-    which: of several faces, "largest" or "centre". aligned: the pictures have CelebA's geometry, so that boxes are cut
-    without looking for a face. faceless: take the middle of a picture without a face. Returns images (N, height,
-    width, 3) uint8, their names (paths within the folder
-    that was given), and skipped (name, reason). InputError: a missing path, or no usable face at all.
+    which: of several faces, "largest", "centre" or "all". aligned: the pictures have CelebA's geometry, so that boxes
+    are cut without looking for a face. faceless: take the middle of a picture without a face. Returns images (N,
+    height, width, 3) uint8, their names (paths within the folder that was given; a second face of a picture is
+    NAME_face2.jpg), skipped (name, reason), and the Place of each, None where no face was looked for or found.
+    InputError: a missing path, or no usable face at all.
     """
     check_crop(crop, size)
-    pictures = frames(*named_files(paths))
+    pictures = whole_pictures(paths)
     if crop == "whole" or aligned and crop != "face":
         cut = cut_middle if crop == "whole" else partial(cut_box, box=crop)
-        faces = ((name, None if image is None else cut(image, size=size), why) for name, image, why in pictures)
+        faces = ((key, None if image is None else cut(image, size=size), why, None) for key, image, why in pictures)
     else:
         faces = cut_faces(pictures, crop, size, detector, which, faceless)
-    images, names, skipped = [], [], []
-    for name, image, reason in faces:
+    images, names, skipped, places, last, number = [], [], [], [], None, 1
+    for key, image, reason, matrix in faces:
+        name, file, whole, frame = key
+        number, last = number + 1 if key == last else 1, key
         if image is None:
             skipped.append((name, reason))
-        else:
-            images.append(image)
-            names.append(name)
+            continue
+        stem, suffix = os.path.splitext(name)
+        images.append(image)
+        names.append(f"{stem}_face{number}{suffix}" if number > 1 else name)
+        places.append(None if matrix is None else Place(file, whole, frame, matrix))
     if not images:
         raise InputError("no usable face: " + first([f"{name} ({reason})" for name, reason in skipped]))
-    return np.stack(images), names, skipped
+    return np.stack(images), names, skipped, places
+
+
+def whole_pictures(paths):
+    """Yield ((name, file, name of the file, number of the frame from 0 on), image or None, why not) of all frames."""
+    for file, whole in zip(*named_files(paths), strict=True):
+        for frame, (name, image, why) in enumerate(frames([file], [whole])):
+            yield (name, file, whole, frame), image, why
 
 
 # Packed records
@@ -794,7 +827,7 @@ def write_images(path, dataset, crop, size, workers, device, progress):
     else:
         decoded = decode_all(dataset, None, size, workers)
     if detect:
-        decoded = cut_faces(decoded, crop, size, MTCNN(device), "centre")
+        decoded = (face[:3] for face in cut_faces(decoded, crop, size, MTCNN(device), "centre"))
     skipped, count = [], 0
     with replacing(path) as temporary, open(temporary, "xb") as file:
         write_header(file, len(dataset.files), size)

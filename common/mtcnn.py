@@ -13,6 +13,7 @@ import math
 import sys
 from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.photos import InputError
+from common.photos import VIDEO_TYPES, InputError, Writer, name_outputs, numbered_frames
 
 # CelebA's aligned geometry: the mean of the landmarks that the mtcnn package finds in 200 of its 178 x 218 pictures;
 # left eye, right eye, nose, left and right corner of the mouth, as seen in the picture
@@ -398,18 +399,141 @@ def warp(image, matrix, size):
     return cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
 
 
-def paste(photo, face, matrix):
-    """Put a changed face (h, w, 3) back where align() or crop() took it, blending over a tenth of its sides.
+def rescale(matrix, box, size):
+    """The (2, 3) matrix to pixels of a picture, made one to those of a box of it, x y width height, at a size.
 
-    matrix: from pixels of the photo to those of the face. Returns a new (H, W, 3) uint8 picture.
+    size: (height, width) of what the box became.
+    """
+    zoom = np.array([size[1] / box[2], size[0] / box[3]])
+    matrix = matrix * zoom[:, None]
+    matrix[:, 2] += (0.5 - np.array(box[:2])) * zoom - 0.5
+    return matrix
+
+
+# Back into the photo
+
+
+class Place(NamedTuple):
+    """Where a face was: in which file, what that is called, in which of its frames, and where in there."""
+
+    file: Path
+    name: str
+    frame: int
+    matrix: np.ndarray  # (2, 3), from pixels of the photo to those of the face that was cut out
+
+
+def ramp(x):
+    """From 0 to 1 as x goes from 0 to 1, with a smooth beginning and end."""
+    return ((1 - np.cos(np.pi * np.clip(x, 0, 1))) / 2).astype(np.float32)
+
+
+def soft_box(size, share=0.2):
+    """(height, width) weights of a changed face: 1 inside, falling smoothly to 0 over that share of each side."""
+    return np.outer(*(ramp(np.minimum(np.arange(n), np.arange(n)[::-1]) / (n * share)) for n in size))
+
+
+def soft_oval(size, width=0.78, height=0.96, share=0.3):
+    """(height, width) weights of the face in a crop(): 1 in an oval, falling smoothly to 0 at its rim."""
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
+    return ramp((1 - np.hypot(x / width, y[:, None] / height)) / share)
+
+
+def match_colours(face, like, weight):
+    """A face (h, w, 3), each colour brought to the mean and spread that it has in `like`, as the weight (h, w) counts.
+
+    Returns float32; the spread changes by a factor of 2 at most.
+    """
+    weight = (weight / weight.sum())[..., None]
+    (mean, spread), (wanted, wide) = (
+        (mean := (weight * x).sum((0, 1)), np.sqrt((weight * (x - mean) ** 2).sum((0, 1))))
+        for x in (np.float32(face), np.float32(like))
+    )
+    return np.float32((face - mean) * (wide / spread.clip(1e-3)).clip(0.5, 2) + wanted)
+
+
+def paste(photo, face, matrix, before=None, weight=None):
+    """Put a changed face (h, w, 3) back where it was cut out; returns a new (H, W, 3) uint8 picture.
+
+    matrix: from pixels of the photo to those of the face. before: the face as it was; then what has changed is added,
+    and the photo keeps the detail that the small picture did not have; without it the face replaces what is there.
+    weight: (h, w) from 0 to 1, how much of it is taken; by default it fades out towards the sides, without a seam.
     """
     height, width = face.shape[:2]
-    fade = [np.minimum(np.arange(n), np.arange(n)[::-1]) / (n / 10) for n in (height, width)]
-    mask = np.minimum(np.outer(*(f.clip(0, 1) for f in fade)), 1).astype(np.float32)  # zero at the very edge
-    inverse = cv2.invertAffineTransform(matrix)
-    weight = warp(mask, inverse, photo.shape[1::-1]).clip(0, 1)[..., None]
-    change = warp(face, inverse, photo.shape[1::-1]).astype(np.float32) - photo
-    return (photo + weight * change).round().astype(np.uint8)
+    inverse, result = cv2.invertAffineTransform(matrix), photo.copy()
+    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ inverse.T
+    left, top = np.clip(np.floor(corners.min(0)) - 1, 0, photo.shape[1::-1]).astype(int)
+    right, bottom = np.clip(np.ceil(corners.max(0)) + 2, 0, photo.shape[1::-1]).astype(int)
+    if left >= right or top >= bottom:
+        return result
+    inverse[:, 2] -= left, top  # to the part of the photo that the face lies in
+    size, part = (int(right - left), int(bottom - top)), result[top:bottom, left:right]
+    weight = soft_box((height, width)) if weight is None else weight.astype(np.float32)
+    weight = cv2.warpAffine(weight, inverse, size, flags=cv2.INTER_LINEAR)[..., None]
+    face = np.ascontiguousarray(face, np.float32)
+    change = warp(face, inverse, size) - part if before is None else warp(face - np.float32(before), inverse, size)
+    part[:] = (part + weight * change).round().clip(0, 255)
+    return result
+
+
+def kind_of(file):
+    """The suffix that what becomes of a photo, GIF or video has by default."""
+    suffix = Path(file).suffix.lower()
+    return ".mp4" if suffix in VIDEO_TYPES else ".gif" if suffix == ".gif" else ".png"
+
+
+def rewrite(file, path, work, side_by_side=False):
+    """Write a photo, GIF or video anew, frame by frame.
+
+    work: (number of the frame from 0 on, picture) -> the changed picture, or None where it stays. side_by_side: both
+    beside each other. Returns how many frames there are, how many were changed, and what of the file could not be kept;
+    where none was changed nothing is written. InputError: see numbered_frames and Writer.
+    """
+    with Writer(path, like=file) as writer:
+        count = changed = 0
+        for _, photo in numbered_frames(file):
+            made = work(count, photo)
+            count, changed = count + 1, changed + (made is not None)
+            made = photo if made is None else made
+            writer.add(np.concatenate([photo, made], 1) if side_by_side else made)
+        if changed:
+            writer.keep()
+    return count, changed, writer.lost
+
+
+def put_back(folder, places, variants, before=None, weight=None):
+    """Write photos, GIFs and videos, whole, with changed faces in them, and say so.
+
+    places: Place of each face, or None for one that was in no photo; variants: name, with {} for that of the photo ->
+    the faces (N, h, w, 3) uint8. before, weight: see paste(); before has the shape of the faces. Returns the files.
+    """
+    files, written = {}, []
+    for row, place in enumerate(places):
+        if place is not None:
+            files.setdefault((place.file, place.name), {}).setdefault(place.frame, []).append(row)
+    for ((file, _), rows), stem in zip(files.items(), name_outputs([name for _, name in files]), strict=True):
+        told, made = {}, []
+        for name, faces in variants.items():
+
+            def work(number, photo, rows=rows, faces=faces):
+                for row in rows.get(number, ()):
+                    old = None if before is None else before[row]
+                    photo = paste(photo, faces[row], places[row].matrix, old, weight)
+                return photo if number in rows else None
+
+            path = Path(folder, name.replace("{}", stem) + kind_of(file))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                count, changed, lost = rewrite(file, path, work)
+            except InputError as error:
+                told[f"{path} is left out: {error}"] = None
+                continue
+            made.append(path)
+            told |= {f"a face in {changed} of {count} frames": None} if count > 1 else {}
+            told |= {f"not kept of {file}: {'; '.join(lost)}": None} if lost else {}
+        names = f"{made[0]}" + (f" and {len(made) - 1} more" if made[1:] else "") if made else str(file)
+        print("; ".join([names, *told]))
+        written += made
+    return written
 
 
 if __name__ == "__main__":
