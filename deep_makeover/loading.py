@@ -101,20 +101,27 @@ def report_sides(args, records):
 def load_model(args):
     """The best generator so far, else the last checkpoint's, else the shipped one: generator, device, autocast, flags.
 
-    --box and --scale that are given win over the model's own: the networks take pictures of any size.
+    And the judge, None in a file that knows none: the discriminator that was trained with it, and the score below which
+    5% of validation makeovers lie. --box and --scale that are given win over the model's own: the networks take
+    pictures of any size.
     """
     device, autocast, *_ = setup(args)
     path, content = find_model(args, run_name(args), PROJECT / "models" / f"shipped_{args.mode}.pt")
     saved = argparse.Namespace(**content["args"])
     try:
-        generator, _ = make_networks(saved.network, saved.poolings, saved.init, 1)
+        outputs = 2 if saved.lambda_class else 1
+        generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs)
     except AttributeError:
         raise InputError(f"{path} is no model of this project") from None
     part = "ema" if "ema" in content and saved.show_ema else "generator"
     fill(generator, content, part, path)
     saved.box, saved.scale = args.box or saved.box, args.scale or saved.scale
     print(f"model {path}: step {content['state']['step']}, {saved.recipe} recipe, {saved.source} to {saved.target}")
-    return generator.to(device, memory_format=torch.channels_last).eval(), device, autocast, saved
+    generator, discriminator = (net.to(device, memory_format=torch.channels_last) for net in (generator, discriminator))
+    judge = None
+    if "discriminator" in content and "least" in content["state"]:
+        judge = fill(discriminator, content, "discriminator", path).eval(), content["state"]["least"]
+    return generator.eval(), device, autocast, saved, judge
 
 
 @torch.no_grad()

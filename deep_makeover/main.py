@@ -65,6 +65,7 @@ def parse_args(argv=None):
     add("--min_faces", type=positive, default=200, help="fewest training faces of a side (default: 200)")
     add("--strength", type=share, default=1.0, help="inference: 0 the photo, 1 all of it (default: 1)")
     add("--all_faces", **SWITCH, default=False, help="inference: every face, not only the largest")
+    add("--keep_all", **SWITCH, default=False, help="inference: also makeovers that the discriminator scores low")
     add("--side_by_side", **SWITCH, default=False, help="inference: the photo beside the result")
 
     poolings = plumbing.number(int, "1 to 4", lambda n: 1 <= n <= 4)
@@ -192,7 +193,7 @@ def train(args):
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})
-        journal.save({"generator": shown}, **found)
+        journal.save({"generator": shown, "discriminator": discriminator}, **found)
     journal.close()
 
 

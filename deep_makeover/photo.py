@@ -1,13 +1,14 @@
 """--run inference: the faces of photos, GIFs and videos made over, and put back where they were."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
-import cv2
 import numpy as np
+import torch
 
-from common.mtcnn import MTCNN, align, pick, warp
-from common.photos import VIDEO_TYPES, InputError, Writer, media_files, name_outputs, numbered_frames
+from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
+from common.photos import InputError, media_files, name_outputs
 from deep_makeover.loading import load_model, make_over, read_box
 
 OUTPUTS = {  # by what the input is: what the result may be
@@ -17,55 +18,41 @@ OUTPUTS = {  # by what the input is: what the result may be
 }
 
 
-def soft_mask(size, share=0.2):
-    """(height, width) weights of a changed face: 1 inside, falling smoothly to 0 over that share of each side."""
-    lines = [np.minimum(np.arange(n), np.arange(n)[::-1]) / (n * share) for n in size]
-    lines = [(1 - np.cos(np.pi * line.clip(0, 1))) / 2 for line in lines]
-    return np.outer(*lines).astype(np.float32)
+def plausible(judge, made, autocast, scores):
+    """Whether the judge's discriminator takes a makeover (1, 3, h, w) for one as good as those of validation faces.
 
-
-def blend(photo, change, matrix, strength):
-    """Add the change of a face, (h, w, 3) float, to a photo where it belongs; a new (H, W, 3) uint8 picture.
-
-    matrix: from pixels of the photo to those of the face. The change fades out towards the sides of its box, so there
-    is no seam, and the photo keeps the detail that the small picture of the face did not have.
+    Its score, which joins `scores`, is then not below 95% of theirs. Of a clip the mean of all scores so far counts, so
+    that the change does not come and go from frame to frame.
     """
-    height, width = change.shape[:2]
-    inverse = cv2.invertAffineTransform(matrix)
-    corners = np.array([[0, 0, 1], [width, 0, 1], [0, height, 1], [width, height, 1]]) @ inverse.T
-    left, top = np.clip(np.floor(corners.min(0)) - 1, 0, photo.shape[1::-1]).astype(int)
-    right, bottom = np.clip(np.ceil(corners.max(0)) + 2, 0, photo.shape[1::-1]).astype(int)
-    if left >= right or top >= bottom:
-        return photo
-    inverse[:, 2] -= left, top  # to the part of the photo that the box lies in
-    size = int(right - left), int(bottom - top)
-    weight = cv2.warpAffine(soft_mask((height, width)), inverse, size, flags=cv2.INTER_LINEAR)[..., None]
-    part = photo[top:bottom, left:right] + strength * weight * warp(change, inverse, size)
-    result = photo.copy()
-    result[top:bottom, left:right] = part.round().clip(0, 255).astype(np.uint8)
-    return result
+    discriminator, least = judge
+    with torch.no_grad(), autocast():
+        scores.append(discriminator(made)[0, 0].item())
+    return sum(scores) / len(scores) >= least
 
 
-def make_over_photo(photo, generator, detector, device, autocast, args, saved):
-    """The photo with the largest face (or all) made over, (H, W, 3) uint8; None where there is no face."""
+def make_over_photo(photo, model, detector, args, tally, clip=None):
+    """The photo with the largest face (or all) made over, (H, W, 3) uint8; None where none was.
+
+    model: what load_model returns; tally: a Counter of faces found and of makeovers left out; clip: the scores of a
+    clip's frames before.
+    """
+    generator, device, autocast, saved, judge = model
     box, size = read_box(saved.box, saved.scale)
     if photo.shape[:2] == size:  # a crop already, as the document has it
-        x, made = make_over(generator, photo[None], device, autocast)
-        made = (photo + args.strength * 127.5 * (made - x)[0].permute(1, 2, 0).cpu().numpy()).round().clip(0, 255)
-        return made.astype(np.uint8)
-    (boxes,), _, (landmarks,) = detector.detect([photo])
-    if len(boxes) == 0:
-        return None
-    chosen = range(len(boxes)) if args.all_faces else [pick(boxes, photo.shape, "largest")]
-    result = photo
-    for index in chosen:
-        _, matrix = align(photo, landmarks[index])
-        zoom = np.array([size[1] / box[2], size[0] / box[3]])  # from CelebA's pixels to those of the box
-        matrix = matrix * zoom[:, None]
-        matrix[:, 2] += (0.5 - np.array(box[:2])) * zoom - 0.5
+        matrices, weight = [np.eye(2, 3)], np.ones(size)
+    else:
+        (boxes,), _, (landmarks,) = detector.detect([photo])
+        chosen = range(len(boxes)) if args.all_faces or len(boxes) == 0 else [pick(boxes, photo.shape, "largest")]
+        matrices, weight = [rescale(align(photo, landmarks[i])[1], box, size) for i in chosen], soft_box(size)
+    result = None
+    for matrix in matrices:
         x, made = make_over(generator, warp(photo, matrix, size[::-1])[None], device, autocast)
-        change = 127.5 * (made - x)[0].permute(1, 2, 0).cpu().numpy()
-        result = blend(result, np.ascontiguousarray(change), matrix, args.strength)
+        tally["found"] += 1
+        if judge and not args.keep_all and not plausible(judge, made, autocast, [] if clip is None else clip):
+            tally["left out"] += 1
+            continue
+        old, new = (127.5 * part[0].permute(1, 2, 0).cpu().numpy() for part in (x, made))
+        result = paste(photo if result is None else result, new, matrix, old, args.strength * weight)
     return result
 
 
@@ -85,12 +72,6 @@ def plan_outputs(args):
     path = Path(args.outfile or f"inference_out{kind_of(files[0])}")
     check_outfile(files[0], path, args.overwrite)
     return [(files[0], path)]
-
-
-def kind_of(file):
-    """The suffix that what becomes of a file has by default."""
-    suffix = file.suffix.lower()
-    return ".mp4" if suffix in VIDEO_TYPES else ".gif" if suffix == ".gif" else ".png"
 
 
 def plan_folder(files, folder, overwrite):
@@ -121,46 +102,36 @@ def check_outfile(file, path, overwrite):
         raise InputError(f"--outfile {path} is there already: name another, or add --overwrite")
 
 
-def make_over_file(file, path, work, side_by_side):
-    """One photo, GIF or video; work: from a photo to its makeover, or None. Returns frames, those with a face, and what
-    of the file the result could not keep.
-    """
-    with Writer(path, like=file) as writer:
-        found = count = 0
-        for _, photo in numbered_frames(file):
-            made = work(photo)
-            count, found = count + 1, found + (made is not None)
-            made = photo if made is None else made
-            writer.add(np.concatenate([photo, made], 1) if side_by_side else made)
-        if found:
-            writer.keep()
-    return count, found, writer.lost
+def make_over_file(file, path, model, detector, args):
+    """One photo, GIF or video. Returns what to say of it, and whether it was written."""
+    tally, clip = Counter(), None if kind_of(file) == ".png" else []
+    count, changed, lost = rewrite(
+        file, path, lambda _, photo: make_over_photo(photo, model, detector, args, tally, clip), args.side_by_side
+    )
+    left = "the makeover is" if tally["left out"] == 1 else f"{tally['left out']} makeovers are"
+    left += " left out: the discriminator scores 95% of validation makeovers higher (--keep_all takes it all the same)"
+    told = [f"a face made over in {changed} of {count} frames" if count > 1 else "made over"] if changed else []
+    told += [left] * bool(tally["left out"]) + [f"not kept of {file}: {'; '.join(lost)}"] * bool(changed and lost)
+    return "; ".join(told) or "no face found" + (f" in {count} frames" if count > 1 else ""), changed > 0
 
 
 def inference(args):
     """Make over the faces of photos, GIFs and videos, and put them back where they were."""
     plan = plan_outputs(args)
-    generator, device, autocast, saved = load_model(args)
-    detector, done, why = MTCNN(device), 0, ""
+    model = load_model(args)
+    detector, done, told = MTCNN(model[1]), 0, ""
     plan[0][1].parent.mkdir(parents=True, exist_ok=True)
-
-    def work(photo):
-        return make_over_photo(photo, generator, detector, device, autocast, args, saved)
-
     for file, path in plan:
         try:
-            count, found, lost = make_over_file(file, path, work, args.side_by_side)
-            why = "no face found" + (f" in {count} frames" if count > 1 else "")
+            told, written = make_over_file(file, path, model, detector, args)
         except InputError as error:
-            found, why = 0, str(error).removeprefix(f"{file}: ")
-        if found:
-            done += 1
-            print(f"{path}: " + (f"a face made over in {found} of {count} frames" if count > 1 else "made over"))
-            if lost:
-                print(f"not kept of {file}: {'; '.join(lost)}")
+            told, written = str(error).removeprefix(f"{file}: "), False
+        done += written
+        if written:
+            print(f"{path}: {told}")
         elif len(plan) > 1:
-            print(f"skipped {file}: {why}")
+            print(f"skipped {file}: {told}")
     if not done:
         if args.images and not any(Path(args.out_dir).iterdir()):
             Path(args.out_dir).rmdir()
-        raise InputError(f"{plan[0][0]}: {why}" if len(plan) == 1 else f"none of {len(plan)} files: the last, {why}")
+        raise InputError(f"{plan[0][0]}: {told}" if len(plan) == 1 else f"none of {len(plan)} files: the last, {told}")

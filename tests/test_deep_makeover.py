@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -38,7 +39,8 @@ from deep_makeover.model import (
     temperature,
     truncated_noise,
 )
-from deep_makeover.plumbing import make_ema, save_checkpoint, seed_step
+from deep_makeover.photo import plausible
+from deep_makeover.plumbing import make_ema, read_checkpoint, save_checkpoint, seed_step
 
 SIDES = ("--source", "Smiling=0", "--target", "Smiling=1")
 SIZES = "--min_faces 8 --batch_size 8 --device cpu --precision fp32 --workers 0".split()
@@ -563,6 +565,57 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
     film = cv2.VideoCapture(str(tmp_path / "e.avi"))
     assert film.get(cv2.CAP_PROP_FRAME_WIDTH) == 900
     film.release()
+
+
+@pytest.fixture(scope="module")
+def judged(changer, tmp_path_factory):
+    """The changer with a discriminator that scores every picture 1, and a level that 95% of makeovers reach."""
+    discriminator = CompactDiscriminator(2)
+    for parameter in discriminator.parameters():
+        parameter.data.zero_()
+    discriminator.layers[-1].bias.data[0] = 1
+    content = read_checkpoint(changer)
+    generator = CompactGenerator()
+    generator.load_state_dict(content["generator"])
+    parts, folder = dict(generator=generator, discriminator=discriminator), tmp_path_factory.mktemp("judged")
+    for name, least in (("passes", 0.9), ("fails", 1.1)):
+        save_checkpoint(folder / f"{name}.pt", content["args"], parts, step=1, least=least)
+    return folder
+
+
+def test_what_the_discriminator_scores_low_is_left_out(judged, scene, tmp_path, capsys):
+    small = Image.fromarray(cv2.resize(scene, (450, 300), interpolation=cv2.INTER_AREA))
+    small.save(tmp_path / "photo.png")
+    small.save(tmp_path / "clip.gif", save_all=True, append_images=[small.point(lambda value: value // 2)])
+    flags = ["--images", tmp_path / "photo.png", tmp_path / "clip.gif", "--out_dir"]
+    assert infer(judged / "passes.pt", *flags, tmp_path / "a", "--all_faces") == 0
+    assert "left out" not in capsys.readouterr().out and len(list((tmp_path / "a").iterdir())) == 2
+    assert infer(judged / "fails.pt", *flags, tmp_path / "b", "--all_faces") == 2
+    printed = capsys.readouterr()
+    assert "photo.png: 2 makeovers are left out: the discriminator" in printed.out and "--keep_all" in printed.err
+    assert not (tmp_path / "b").exists()
+    assert infer(judged / "fails.pt", *flags, tmp_path / "c", "--all_faces", "--keep_all") == 0
+    for file in ("photo.png", "clip.gif"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "c" / file).read_bytes()
+
+
+def test_the_faces_of_a_clip_are_judged_together():
+    judge, scores = (lambda made: made[:, :1, 0, 0], 0.5), []
+    kept = [plausible(judge, torch.full((1, 3, 2, 2), score), nullcontext, scores) for score in (1.0, 0.25, 0.0)]
+    assert kept == [True, True, False], "means of 1, 0.625 and 0.417"
+    assert not plausible(judge, torch.full((1, 3, 2, 2), 0.25), nullcontext, [])
+
+
+def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
+    folder, _ = trained
+    flags = ["--run", "inference", "--dataset_dir", faces, "--recipe=best", *SMALL, *places(folder)]
+    args = script.parse_args(list(map(str, flags)))
+    generator, device, autocast, _, (discriminator, least) = loading.load_model(args)
+    records = loading.load_records(args, device)
+    source = records.images[loading.sides(args, records, "validation")[0]]
+    with torch.no_grad():
+        scores = discriminator(loading.make_over(generator, source, device, autocast)[1])[:, 0]
+    assert scores.quantile(0.05).item() == pytest.approx(least, abs=1e-4)
 
 
 def test_without_a_trained_model_the_shipped_one_is_taken(changer, tmp_path, monkeypatch, capsys):
