@@ -10,7 +10,7 @@ DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpo
 
 .DEFAULT_GOAL := help
 PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
-.PHONY: help install demo test test-gpu test-web lint copies bench clean
+.PHONY: help install demo test test-gpu test-web fuzz lint copies bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -44,6 +44,11 @@ test-web: .venv/stamp  ## test facegen_attr's page in a browser: CHROMIUM, else 
 	@test -x $${CHROMIUM:-/usr/bin/chromium} || { echo "error: no browser; apt-get install chromium, or set CHROMIUM"; exit 2; }
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-web.txt
 	$(PY) -m pytest tests/web/check_page.py
+
+ROUNDS ?= 1000
+SEED ?= 0
+fuzz: .venv/stamp  ## damaged pictures, odd folders and flags by chance (minutes): ROUNDS=1000, SEED=0
+	$(PY) tests/fuzz.py --rounds $(ROUNDS) --seed $(SEED)
 
 lint: .venv/stamp  ## check the style
 	$(PY) -m ruff check .

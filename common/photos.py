@@ -21,6 +21,8 @@ TEXT_TYPES = (".txt", ".csv", ".tsv", ".json", ".md", ".html", ".xml", ".npy", "
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF")  # the decoders that Pillow may try
 MAX_PIXELS = 200_000_000
 EXIF_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF, those that say what is shown, by whom, with what
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
+os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")  # a playlist fetches nothing
 PngImagePlugin.MAX_TEXT_CHUNK = 2**26  # of a colour profile too, which Pillow otherwise refuses from 1 MB on
 
 
@@ -133,6 +135,8 @@ def numbered_frames(path, every=1):
     """
     path = Path(path)
     if path.suffix.lower() in VIDEO_TYPES:
+        if not os.path.isfile(path):  # missing, or a pipe, which would be waited for
+            raise InputError(f"{path}: no file")
         number = 0
         with open_video(path) as video:
             while video.grab():
@@ -173,8 +177,6 @@ def plain_path(path):
 @contextlib.contextmanager
 def open_video(path):
     """OpenCV's reader of a video."""
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")  # a playlist fetches nothing
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     with plain_path(path) as plain:
         video = cv2.VideoCapture(plain, cv2.CAP_FFMPEG)
@@ -370,9 +372,10 @@ class Writer:
         pauses, loop = [round(1000 / self.rate)] * len(self.pictures), dict(loop=0)
         if self.like is not None:
             pauses = []
-            with open_image(self.like) as gif:
+            with open_image(self.like) as gif, quiet():
                 for number in range(len(self.pictures)):
-                    gif.seek(min(number, gif.n_frames - 1))
+                    with contextlib.suppress(Exception):  # a frame too many, or a damaged one
+                        gif.seek(number)
                     pauses.append(gif.info.get("duration") or 100)
                 loop = {"loop": gif.info["loop"]} if "loop" in gif.info else {}
                 self.lost += ["transparency: now white"] * gif.has_transparency_data
