@@ -762,7 +762,10 @@ def run(parse_args, verbs, argv=None):
         sys.exit(1)
     except OSError as error:  # a disk that is full, a folder that has been taken away
         sys.exit(fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": ")))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        cpu = "can't allocate memory" in str(error) or isinstance(error, MemoryError)
+        if not cpu and not isinstance(error, torch.OutOfMemoryError):
+            raise
         sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
     finally:
         if dist.is_initialized():

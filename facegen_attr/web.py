@@ -5,6 +5,7 @@ It needs gradio (pip install -r requirements-web.txt). Nothing is loaded from or
 
 import os
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -40,7 +41,8 @@ def build(begin, attributes, seed, with_photo):
             with gr.Column():
                 picture = gr.Image(label="face", interactive=False, elem_id="face")
                 text = gr.Markdown(elem_id="text")
-                photo = gr.Image(label="or a photo of your own", type="filepath", visible=with_photo, elem_id="photo")
+                # A file as it is, which the command line's reader reads: gr.Image would decode it, and fail, by itself.
+                photo = gr.File(label="or a photo of your own", type="filepath", visible=with_photo, elem_id="photo")
             with gr.Column():
                 slider = partial(gr.Slider, -MOST, MOST, 0, step=0.1)
                 sliders = [slider(label=name, elem_id=f"slider_{name}") for name in attributes]
@@ -70,7 +72,9 @@ def build(begin, attributes, seed, with_photo):
             try:
                 return view(begin(seed, path) if path else session)
             except InputError as error:
-                return view(session, [str(error)])
+                return view(session, [str(error).replace(str(path), Path(path).name)])
+            except OSError as error:  # a full disk, an upload that has gone
+                return view(session, [f"{Path(path).name} cannot be used: {error.strerror}"])
 
         page.load(lambda: view(begin(seed)), None, shown)
         gr.on([apply.click, *(slider.release for slider in sliders)], refine, [state, *sliders], shown)

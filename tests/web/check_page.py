@@ -118,6 +118,11 @@ def test_a_photo_of_ones_own(open_page, folder, faces, tmp_path):
     Image.new("RGB", (200, 200), "green").save(tmp_path / "green.png")
     page.locator("#photo input[type=file]").set_input_files(tmp_path / "green.png")
     expect(page.locator("#text")).to_contain_text("no usable face")
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8\xff")
+    for name, sentence in (("bad.jpg", "not a picture"), (None, "no usable face")):
+        page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
+        page.locator("#photo input[type=file]").set_input_files(tmp_path / (name or "green.png"))
+        expect(page.locator("#text")).to_contain_text(sentence)
     page.get_by_label("Remove Image").or_(page.get_by_label("Clear")).first.click()
     page.locator("#photo input[type=file]").set_input_files(next((faces / "img_align_celeba").iterdir()))
     expect(page.locator("#text")).not_to_contain_text("no usable face")
