@@ -286,10 +286,10 @@ def train(args):
             journal.scalar("learning_rate", rate_at(args, number))
         found = {}
         if rank == 0 and journal.sheet_due:
-            found["distance"] = draw_sheet(journal, shown, fixed, x_real)
+            found["distance"] = draw_sheet(journal, shown, fixed, x_real, args.data == "celeba")
             journal.keep_if_best(found["distance"])
         journal.save(dict(generator=shown.generator, discriminator=shown.discriminator), **found)
-    journal.close("distance {:.4f}".format)
+    journal.close("distance {:.4g}".format if args.data == "celeba" else lambda _: "the newest that has not collapsed")
 
 
 VERBS = dict(train=train, train_predictor=train_predictor, sample=sample, recover=recover, vary=vary)

@@ -4,10 +4,16 @@ The same file in the four (`make copies` after a change; tests/test_parallel.py 
 Pictures are (N, 3, H, W) in [-1, 1].
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 
+from common.celeba import SQUARE
+from common.mtcnn import MTCNN
+
 R1_EVERY = 16  # steps from gradient penalty to gradient penalty, which then counts so many times
+FACE = (36, 72, 107, 107)  # left, top, width and height of the face in CelebA's aligned pictures
 
 
 def discriminator_loss(d_real, d_fake):
@@ -32,37 +38,35 @@ def diversity(x_fake, x_real):
     return (torch.pdist(x_fake.float().flatten(1)).mean() / torch.pdist(x_real.float().flatten(1)).mean()).item()
 
 
-def sliced_wasserstein(x_fake, x_real, patches=32, directions=128):
-    """Sliced Wasserstein distance of two equally many pictures (N, 3, H, W) in [-1, 1]; 0 is equal.
+@torch.no_grad()
+def face_distance(x_fake, x_real, crop=SQUARE):
+    """Kernel distance of generated to real faces, both (N, 3, H, W) in [-1, 1], as the face detector sees them.
 
-    7 x 7 patches of each scale of a Laplacian pyramid (Karras et al., arXiv 1710.10196, section 5), and the whole
-    pictures at less than 16 pixels, all whitened by the real ones: along random directions of plain pixels sharp noise
-    has the spread of detail, and nothing else would be seen of it. The mean over the scales, the same patches and
-    directions at every call.
+    KID (Binkowski et al., arXiv 1801.01401: the unbiased squared MMD with the kernel (a.b / D + 1)^3) on the 256
+    numbers from which MTCNN's O-Net reads a face, each by its spread over the real ones. About 0: two sets of real
+    faces. crop: the box of CelebA's aligned pictures, left, top, width and height, that the pictures show.
     """
-    generator = torch.Generator().manual_seed(0)
-    fake, real, distances = x_fake.float(), x_real.float(), []
-    while True:
-        height, width = real.shape[2:]
-        last = min(height, width) < 16
-        sets = []
-        for x in (fake, real):
-            if last:
-                sets.append(x.flatten(1))
-                continue
-            detail = x - F.interpolate(F.avg_pool2d(x, 2), (height, width), mode="bilinear")
-            generator.manual_seed(height)  # the same spots in both
-            spots = torch.randint((height - 6) * (width - 6), (patches,), generator=generator).tolist()
-            pieces = [detail[:, :, spot // (width - 6) :, spot % (width - 6) :][:, :, :7, :7] for spot in spots]
-            sets.append(torch.cat(pieces).flatten(1))
-        variances, axes = torch.linalg.eigh(sets[1].T.cov())
-        axes = axes / (variances.clamp(min=0) + 0.01 * variances[-1] + 1e-8).sqrt()  # no single axis may say it all
-        axes = axes @ F.normalize(torch.randn(len(axes), directions, generator=generator), dim=0).to(real.device)
-        ordered = [((pieces - sets[1].mean(0)) @ axes).sort(0).values for pieces in sets]
-        distances.append((ordered[0] - ordered[1]).abs().mean())
-        if last:
-            return torch.stack(distances).mean().item()
-        fake, real = F.avg_pool2d(fake, 2), F.avg_pool2d(real, 2)
+    sets = []
+    for x in (x_fake, x_real):
+        left, right, top, bottom = (
+            round(max(0, FACE[i] + end * FACE[i + 2] - crop[i]) * x.shape[3 - i] / crop[i + 2])
+            for i in (0, 1)
+            for end in (0, 1)
+        )
+        face = x[:, :, top:bottom, left:right]
+        parts = F.interpolate(face.float().clamp(-1, 1), (48, 48), mode="bilinear", antialias=True).split(256)
+        sets.append(torch.cat([face_reader(x.device)(part * 127.5 / 128) for part in parts]))
+    spread = sets[1].std(0)
+    fake, real = ((numbers / (spread + 0.1 * spread.mean())).double() for numbers in sets)
+    same, other, between = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((fake, fake), (real, real), (fake, real)))
+    within = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (same, other)]
+    return (sum(within) - 2 * between.mean()).item()
+
+
+@functools.cache
+def face_reader(device):
+    """O-Net but for its answers: (N, 3, 48, 48) -> (N, 256)."""
+    return MTCNN(device).onet.body
 
 
 def diff_augment(x, numbers):

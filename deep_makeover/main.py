@@ -137,6 +137,7 @@ def train(args):
     mine = plumbing.slice_of(args.batch_size, rank, world)
     rows = [subset(side, args.train_size, args.seed) for side in sides(args, records, "train")]
     validation = [records.images[side[:500]] for side in sides(args, records, "validation")]
+    crop, _ = loading.read_box(args.box, args.scale)
     shown_rows = np.concatenate([sides(args, records, part)[0] for part in ("test", "validation")])[: args.test_vectors]
 
     # Networks
@@ -182,14 +183,14 @@ def train(args):
             journal.scalar("learning_rate", float(parts["g_optimizer"].param_groups[0]["lr"]))
         found = {}
         if rank == 0 and (journal.epoch_end or journal.stopping):
-            found = validate(shown, discriminator, validation, device, autocast)
+            found = validate(shown, discriminator, validation, crop, device, autocast)
             for name, value in found.items():
                 journal.scalar(name if name == "diversity" else f"validation/{name}", value)
             if found["diversity"] < 0.5:
                 told = f"diversity {found['diversity']:.2f}: the faces made are nearly all the same"
                 journal.bar.write(f"step {number}: {told}")
             # What hardly changes a face would be near to all faces: what is not read as the target counts, too.
-            journal.keep_if_best(found["distance"] + 1 - found.get("read", 1))
+            journal.keep_if_best(found["distance"] / max(found.get("read", 1), 0.01) ** 4)
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})

@@ -7,25 +7,24 @@ import torch
 
 from common.celeba import parse_condition, to_uint8
 from common.photos import InputError, save_pictures
-from deep_makeover.gan import diversity, sliced_wasserstein
+from deep_makeover.gan import diversity, face_distance
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
 from deep_makeover.plumbing import new_folder, place, psnr, save_sheet, write_table
 
 
-def validate(generator, discriminator, images, device, autocast):
-    """Numbers on validation faces; images: those of the source and of the target, (N, h, w, 3) uint8.
+def validate(generator, discriminator, images, crop, device, autocast):
+    """Numbers on validation faces; images: those of the source and of the target, (N, h, w, 3) uint8; crop: their box.
 
-    "distance" is the sliced Wasserstein distance of what was made to target faces, "before" that of the faces it was
+    "distance" is the face distance (see gan.py) of what was made to target faces, "before" that of the faces it was
     made from; "read" the share that a second logit of the discriminator takes for the target, "least" the first logit
     that 5% of what was made lie below.
     """
     x, x_fake = make_over(generator, images[0], device, autocast)
     y, y_kept = make_over(generator, images[1], device, autocast)
-    count = min(len(x), len(y))
     numbers = dict(
         diversity=diversity(x_fake, y),
-        distance=sliced_wasserstein(x_fake[:count], y[:count]),
-        before=sliced_wasserstein(x[:count], y[:count]),
+        distance=face_distance(x_fake, y, crop),
+        before=face_distance(x, y, crop),
         kept=psnr((y_kept - y).square().mean().item()),
     )
     discriminator.eval()

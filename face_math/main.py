@@ -251,7 +251,7 @@ def train(args):
         if rank == 0 and journal.sheet_due:
             found = show_drawn(journal, shown, x_real, z_fixed, autocast)
         journal.save(shown | {"discriminator": discriminator}, **found)
-    journal.close("lowest distance {:.4f}".format)
+    journal.close("lowest distance {:.4g}".format)
 
 
 VERBS = dict(

@@ -36,13 +36,17 @@ def picture_size(flags):
     return flags.image_size, round(flags.image_size * 178 / 218) if flags.model == "fcgan" else flags.image_size
 
 
+def crop_of(size):
+    """The box of CelebA's aligned pictures that pictures of a size (height, width) show."""
+    return SQUARE if size[0] == size[1] else FULL
+
+
 def load_records(args, size, device, rank=0):
     """The data set's pictures, packed once: CelebA's square, or where the size (height, width) is none, the whole.
 
     InputError: pictures without attributes.
     """
-    crop = SQUARE if size[0] == size[1] else FULL
-    return celeba.load_records(args, crop, size, device, rank, purpose="nothing to ask for")
+    return celeba.load_records(args, crop_of(size), size, device, rank, purpose="nothing to ask for")
 
 
 def attributes_of(records, names):

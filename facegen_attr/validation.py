@@ -3,8 +3,8 @@
 import torch
 
 from facegen_attr.attributes import exclusions, flipped, mismatched
-from facegen_attr.gan import diversity, sliced_wasserstein
-from facegen_attr.loading import is_editor, noise
+from facegen_attr.gan import diversity, face_distance
+from facegen_attr.loading import crop_of, is_editor, noise
 from facegen_attr.model import REFINERS
 from facegen_attr.predictor import balanced_accuracy
 
@@ -54,9 +54,9 @@ def setting_rows(model, start, c, count=4):
 def validate(model, discriminator, start, asked, x, c, journal):
     """A sheet, and how good the faces are: a score of which less is better, beside real faces x of attributes c."""
     x_fake = model.answer(start, c, asked)
-    spread, distance = diversity(x_fake, x), sliced_wasserstein(x_fake, x)
+    spread, distance = diversity(x_fake, x), face_distance(x_fake, x, crop_of(x.shape[2:]))
     journal.scalar("diversity", spread)
-    journal.scalar("sliced_wasserstein", distance)
+    journal.scalar("face_distance", distance)
     if spread < 0.5:
         journal.bar.write(f"step {journal.step}: the faces are too much alike (diversity {spread:.2f} of real faces')")
     rows = {"refined" if model.flags.model == "dcgan5" else "fixed noise": x_fake[:32]}
@@ -66,7 +66,7 @@ def validate(model, discriminator, start, asked, x, c, journal):
     if model.flags.lambda_attributes:  # real-looking faces that show something else are no good
         read = obeyed(discriminator, x_fake, asked, model.device, model.autocast)
         journal.scalar("attributes/read", read)
-        score = distance + 1 - read
+        score = distance / max(read, 0.01) ** 4  # at chance, a half, sixteen times as far
     if is_editor(model.flags):  # doing nothing comes nearest to real faces: the newest that has not collapsed
         return -journal.step if spread >= 0.5 else float("inf")
     return score

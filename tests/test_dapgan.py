@@ -360,14 +360,14 @@ def test_tensorboard_charts(trained):
     gan, predictor = (EventAccumulator(str(folder / name / "logs")).Reload() for name in (NAME, f"{NAME}_predictor"))
     assert set(gan.Tags()["scalars"]) == {
         "loss/d", "loss/g", "loss/code", "loss/noise", "loss/rec", "loss/real", "loss/fake", "began/k",
-        "began/convergence", "learning_rate", "diversity", "sliced_wasserstein", "validation/rec"}  # fmt: skip
+        "began/convergence", "learning_rate", "diversity", "face_distance", "validation/rec"}  # fmt: skip
     assert set(predictor.Tags()["scalars"]) == {"loss/rec", "loss/code", "loss/noise", "validation/rec"}
     assert gan.Tags()["images"] == predictor.Tags()["images"] == ["images/samples"]
     for name in ("loss/real", "loss/rec"):
         curve = gan.Scalars(name)
         assert curve[-1].value < curve[0].value, "it learns"
     best = read_checkpoint(trained[0] / f"models/{NAME}.pt")["state"]
-    curve = gan.Scalars("sliced_wasserstein")
+    curve = gan.Scalars("face_distance")
     assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from face_math.gan import diff_augment, diversity, sliced_wasserstein
+from common.celeba import FULL, MAKEOVER, SQUARE, CelebA, pack, to_tensor
+from face_math.gan import diff_augment, diversity, face_distance
 
 
 def pictures(count=64, size=64):
@@ -20,15 +21,32 @@ def test_diversity_is_one_for_real_pictures_and_near_zero_for_one_picture():
     assert diversity(x[:1].expand(64, -1, -1, -1) + 0.001 * torch.randn(64, 3, 64, 64), x) < 0.01
 
 
-def test_sliced_wasserstein_grows_with_blur_noise_and_colour():
-    x, other = pictures(512)[:256], pictures(512)[256:]
-    assert sliced_wasserstein(x, x) == 0
-    same = sliced_wasserstein(other, x)
-    assert sliced_wasserstein(F.avg_pool2d(other, 9, 1, 4), x) > 1.5 * same
-    assert sliced_wasserstein(other + 0.1 * torch.randn(x.shape), x) > 3 * same
-    assert sliced_wasserstein(other + torch.tensor([0.5, 0, 0]).view(3, 1, 1), x) > 1.3 * same
-    assert sliced_wasserstein(other[:1].expand(256, -1, -1, -1), x) > 3 * same, "one picture, again and again"
-    assert sliced_wasserstein(x[:, :, :50, :40], x[:, :, :50, :40]) == 0, "pictures need not be square"
+def test_face_distance_tells_faces_from_what_is_less_of_a_face(crowd, tmp_path):
+    """About 0 for two sets of faces; blurred, noisy, coloured ones, the same one always, upside down: farther."""
+    records = pack(CelebA(crowd, 0), tmp_path, SQUARE, (64, 64), 0, progress=False)
+    x = to_tensor(records.images)
+    x, other = x[::2], x[1::2]
+    same = face_distance(other, x)
+    assert abs(same) < 0.5
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    worse = {
+        "blurred": F.avg_pool2d(other, 5, 1, 2),
+        "noisy": other + 0.2 * noise,
+        "coloured": other + torch.tensor([0.9, 0, 0]).view(3, 1, 1),
+        "one face, again and again": other[:1] + 0.01 * noise,
+        "upside down": other.flip(2),
+    }
+    for name, x_fake in worse.items():
+        assert face_distance(x_fake, x) > same + 1, name
+    assert face_distance(worse["upside down"], x) > 100 * face_distance(worse["noisy"], x)
+
+
+def test_face_distance_finds_the_face_in_every_crop(crowd, tmp_path):
+    """The same faces in other crops of CelebA's pictures: nobody is farther than half a face would be."""
+    for crop, size in ((FULL, (109, 89)), (MAKEOVER, (100, 80))):
+        x = to_tensor(pack(CelebA(crowd, 0), tmp_path, crop, size, 0, progress=False).images)
+        near = face_distance(x[1::2], x[::2], crop)
+        assert abs(near) < 0.5 and face_distance(x[1::2].roll(size[1] // 3, 3), x[::2], crop) > near + 10
 
 
 def numbers(**values):
