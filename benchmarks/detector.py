@@ -109,10 +109,16 @@ def compare(args):
 
         images = np.stack([draw(seed)[0] for seed in range(64)])
     pythons = dict(pair.split("=", 1) for pair in args.peer_python)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(args.cores), "TF_NUM_INTRAOP_THREADS": str(args.cores),
-                   "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(args.cores),
+        "TF_NUM_INTRAOP_THREADS": str(args.cores),
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores:])
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
 
     results = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -136,8 +142,10 @@ def compare(args):
     print("| detector | a second, all in one call | a second, one by one | import, s | memory, MB |")
     print("| --- | --- | --- | --- | --- |")
     for name, result in there.items():
-        print(f"| {NAMES[name]} | {result['batch']:.1f} | {result['single']:.1f} | {result['import']:.1f} "
-              f"| {result['memory']:.0f} |")
+        print(
+            f"| {NAMES[name]} | {result['batch']:.1f} | {result['single']:.1f} | {result['import']:.1f} "
+            f"| {result['memory']:.0f} |"
+        )
     if peers:
         batch, single = (there["ours"][key] / max(peer[key] for peer in peers) for key in ("batch", "single"))
         print(f"\nours against the faster of the peers: {batch:.1f} times in one call, {single:.1f} times one by one")

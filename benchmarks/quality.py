@@ -334,8 +334,10 @@ def judge_edits(before, after, asked, names):
         for value in (1, 0):
             rows = [i for i, request in enumerate(asked) if request.get(name) == value and before[i, column] != value]
             others = [[ATTRIBUTES.index(n) for n in names if n not in asked[i]] for i in rows]
-            changed = [(before[i, columns] != after[i, columns]).float().mean()
-                       for i, columns in zip(rows, others, strict=True)]
+            changed = [
+                (before[i, columns] != after[i, columns]).float().mean()
+                for i, columns in zip(rows, others, strict=True)
+            ]
             if rows:
                 table[f"{name}={value}"] = dict(
                     n=len(rows), changed=(after[rows, column] == value).float().mean().item(),
@@ -438,6 +440,7 @@ def measure(args):
 
     features, weights = load_features()
     if features is not None:
+
         def of_part(part):
             chosen = records.rows(part)[:1000]
             name = f"features_{records.path.stem}_{size[0]}_{part}_{weights}_{len(chosen)}.pt"
