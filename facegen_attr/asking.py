@@ -6,8 +6,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common.celeba import SQUARE, CelebA, attribute_indices, load_faces, parse_condition, to_tensor, to_uint8
-from common.mtcnn import MTCNN
+from common.celeba import SQUARE, CelebA, attribute_indices, find_faces, parse_condition, to_tensor, to_uint8
+from common.mtcnn import MTCNN, rescale
 from common.photos import InputError
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import attributes_of, load_records, picture_size
@@ -70,23 +70,30 @@ def test_faces(args, model):
 
 
 def own_faces(args, model, paths):
-    """Photos as face crops at the model's size, with the attributes that the predictor reads in them (N, A)."""
+    """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, and the
+    Place of each in its photo. A clip's face has those of most of its frames, in all of them.
+    """
     folder = Path(args.model_path).parent if args.model_path.endswith(".pt") else Path(args.model_path)
     path = Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
     if not path.exists():
         raise InputError(f"no {path}: --run train_predictor makes it, so that nobody has to label a photo by hand")
     predictor = fill(Predictor(), read_checkpoint(path), "predictor", path).to(model.device)
     size, names = model.flags.image_size, model.flags.attributes
-    images, files, skipped = load_faces(paths, SQUARE, (max(SIZE, size),) * 2, MTCNN(model.device))
+    side, which = max(SIZE, size), "all" if args.all_faces else "largest"
+    images, files, skipped, places = find_faces(paths, SQUARE, (side, side), MTCNN(model.device), which)
     for file, reason in skipped:
         print(f"skipped {file}: {reason}")
     x = to_tensor(images)
     read = predict(predictor, to_uint8(F.interpolate(x, (SIZE, SIZE), mode="area")))
     c = read[:, attribute_indices(names)]
+    for file in set() if args.all_faces else {place.file for place in places}:
+        frames = [row for row, place in enumerate(places) if place.file == file]
+        c[frames] = (c[frames].mean(0) > 0.5).float()
     for file, row in zip(files, c.tolist(), strict=True):
         there = [name for name, value in zip(names, row, strict=True) if value]
         print(f"{file} shows {', '.join(there) or 'none'}")
-    return F.interpolate(x, (size, size), mode="area"), c
+    places = [place._replace(matrix=rescale(place.matrix, (0, 0, side, side), (size, size))) for place in places]
+    return F.interpolate(x, (size, size), mode="area"), c, places
 
 
 def check_photos(args, model):

@@ -3,6 +3,7 @@
 import torch
 
 from common.celeba import to_uint8
+from common.mtcnn import put_back
 from common.photos import save_pictures
 from facegen_attr.asking import (
     as_request,
@@ -19,26 +20,42 @@ from facegen_attr.plumbing import output_folder, place, save_sheet, write_table
 
 
 def changes(args, model):
-    """Which faces are changed and to what: x, their attributes c, those asked for, and each request's text.
+    """Which faces are changed and to what: x, their attributes c, those asked for, each request's text, and its Place.
 
-    The faces of --images or the test faces in turn; --request, or one attribute turned round, another for each face.
+    The faces of --images or the test faces in turn; --request, or one attribute turned round, another for each face (of
+    one's own: for each photo, GIF or video).
     """
     names = model.flags.attributes
-    x, c = own_faces(args, model, args.images) if args.images else test_faces(args, model)
+    x, c, places = own_faces(args, model, args.images) if args.images else (*test_faces(args, model), None)
     columns, values = wanted(args.request, names)
-    chosen = torch.arange(args.count or (len(x) if args.images else 16)) % len(x)
+    turns = torch.arange(args.count or (len(x) if args.images else 16))
+    chosen = turns % len(x)
+    if places:
+        files = sorted({place.file for place in places}, key=[place.file for place in places].index)
+        turns = turns // len(x) * len(files) + torch.tensor([files.index(place.file) for place in places])[chosen]
+        places = [places[row] for row in chosen]
     x, c = x[chosen], c[chosen]
     if columns:
         asked = c.clone()
         asked[:, columns] = values
-        return x, c, asked, [as_request([names[k] for k in columns], values)] * len(c)
-    asked = flipped(c, (torch.arange(len(c)) % len(names) + 0.5) / len(names), exclusions(names))
+        return x, c, asked, [as_request([names[k] for k in columns], values)] * len(c), places
+    asked = flipped(c, (turns % len(names) + 0.5) / len(names), exclusions(names))
     texts = []
     for before, after in zip(c, asked, strict=True):  # of hair colours, the one that comes
         turned = [k for k in range(len(names)) if after[k] != before[k]]
         turned = [k for k in turned if after[k]] or turned
         texts.append(as_request([names[k] for k in turned], after[turned]))
-    return x, c, asked, texts
+    return x, c, asked, texts, places
+
+
+def write_photos(folder, places, before, after):
+    """The photos of --images with their faces changed; a second change of the same face goes to NAME_2, and so on."""
+    rounds = {}
+    for row, spot in enumerate(places):
+        rounds.setdefault(sum(other is spot for other in places[:row]), []).append(row)
+    for number, rows in enumerate(rounds.values(), 1):
+        name = "{}" if number == 1 else f"{{}}_{number}"
+        put_back(folder, [places[row] for row in rows], {name: after[rows]}, before[rows])
 
 
 def generate(args):
@@ -47,7 +64,7 @@ def generate(args):
     check_photos(args, model)
     edits = model.flags.model == "dcgan5"
     if edits:
-        start, c, asked, texts = changes(args, model)
+        start, c, asked, texts, places = changes(args, model)
     else:
         pool, count = seen_together(args, model), args.count or 16
         c = asked = draw_requests(pool, model.flags.attributes, args.request, count, args.seed)
@@ -64,6 +81,8 @@ def generate(args):
         rows = [(file, text, f"source/{file}") for file, text in zip(files, texts, strict=True)]
         write_table(out_dir / "manifest.tsv", ("file", "request", "source"), rows)
         sheet = {"as they were": start[:32], "as asked for": x[:32]}
+        if places:
+            write_photos(out_dir / "photos", places, to_uint8(start), to_uint8(x))
     else:
         write_table(out_dir / "manifest.tsv", ("file", "request"), zip(files, texts, strict=True))
         sheet = {args.request or "as some face has it": x[:256]}

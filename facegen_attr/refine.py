@@ -1,5 +1,6 @@
 """--run refine: a face, what is asked of it, every step on the way; the talk in a terminal (the page is web.py)."""
 
+import itertools
 import os
 import sys
 from functools import partial
@@ -8,7 +9,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from common.celeba import attribute_indices, to_uint8
-from common.photos import InputError
+from common.mtcnn import kind_of, paste
+from common.photos import InputError, Writer, numbered_frames
 from facegen_attr.asking import check_photos, draw_requests, own_faces, test_faces, wanted
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
@@ -30,12 +32,14 @@ class Session:
 
     attributes: the names that the network knows; picture: (3, H, W) in [-1, 1], the first; c: (A,) its attributes, 1
     or 0; render: (picture of the step before, c) -> picture; folder: a new one, where every step is written as
-    step_000.png and so on, with steps.tsv. A step that is undone stays there.
+    step_000.png and so on, with steps.tsv. A step that is undone stays there. spot: where in a photo the face is; the
+    whole photo, changed there, is then written too, to photos/step_000.png and so on.
     """
 
-    def __init__(self, attributes, picture, c, render, folder):
+    def __init__(self, attributes, picture, c, render, folder, spot=None):
         self.attributes, self.render, self.folder, self.written = attributes, render, folder, 0
-        folder.mkdir(parents=True)
+        self.spot, self.photo = spot, spot and read_frame(spot)
+        (folder / "photos" if spot else folder).mkdir(parents=True)
         self.steps = []  # (picture, degrees, what was asked for in this step)
         self.add(picture, c * 2 - 1, {})
 
@@ -48,6 +52,11 @@ class Session:
         self.steps.append((picture, degrees, asked))
         name = f"step_{self.written:03d}.png"
         Image.fromarray(self.pixels()).save(self.folder / name)
+        if self.spot:
+            still = kind_of(self.spot.file) == ".png"
+            with Writer(self.folder / "photos" / name, like=self.spot.file if still else None) as writer:
+                writer.add(self.whole())
+                writer.keep()
         text = ",".join(f"{attribute}={degree:g}" for attribute, degree in asked.items())
         row = [name, text, *(f"{degree:g}" for degree in degrees.tolist())]
         with open(self.folder / "steps.tsv", "a", encoding="utf-8") as file:
@@ -58,6 +67,12 @@ class Session:
     def pixels(self, step=None):
         """A step's picture, by default the present one's, (H, W, 3) uint8."""
         return to_uint8((step or self.steps[-1])[0][None])[0]
+
+    def whole(self):
+        """The photo with the present step's face, (H, W, 3) uint8; the face alone where it is of no photo."""
+        if self.spot is None:
+            return self.pixels()
+        return paste(self.photo, self.pixels(), self.spot.matrix, before=self.pixels(self.steps[0]))
 
     def change(self, asked):
         """Take a step: asked is name -> degree. Returns a list of notes. InputError: not an attribute, not a degree."""
@@ -88,14 +103,19 @@ class Session:
         self.steps.pop()
 
     def save(self, path):
-        """Write the present picture. InputError: the file exists, or cannot be written."""
+        """Write the present picture, of a photo the whole. InputError: the file exists, or cannot be written."""
         try:
             with open(os.path.expanduser(path), "xb") as file:
-                Image.fromarray(self.pixels()).save(file, format="PNG")
+                Image.fromarray(self.whole()).save(file, format="PNG")
         except FileExistsError:
             raise InputError(f"{path} exists: name another file") from None
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror})") from None
+
+
+def read_frame(spot):
+    """The picture that a face is in."""
+    return next(itertools.islice((image for _, image in numbered_frames(spot.file)), spot.frame, None))
 
 
 def parse_changes(words):
@@ -125,7 +145,8 @@ def number(text):
 
 def talk(session, lines, prompt=""):
     """Obey lines (an iterable of texts) until "quit" or their end; what goes wrong is said, and the next line read."""
-    print(f"each step is written to {session.folder}; help lists what can be said")
+    whole = ", the whole photo to photos/ in there" * (session.spot is not None)
+    print(f"each step is written to {session.folder}{whole}; help lists what can be said")
     print(prompt, end="", flush=True)
     for line in lines:
         words = line.split()
@@ -188,9 +209,9 @@ def open_session(args, model, first, seed, photo=None):
     """
     flags, names, paths = model.flags, model.flags.attributes, [photo] if photo else args.images
     columns, values = wanted(args.request, names)
-    noisy = not paths and (first or flags.model != "dcgan5")
+    noisy, spot = not paths and (first or flags.model != "dcgan5"), None
     if paths:
-        x, c = own_faces(args, model, paths)
+        x, c, (spot, *_) = own_faces(args, model, paths)
         start, c = x[:1], c[:1]
     elif noisy:
         maker = first or model
@@ -210,7 +231,7 @@ def open_session(args, model, first, seed, photo=None):
 
     samples = place(args, "samples", run_name(args))
     folder = next(path for i in range(1, 10**6) if not (path := samples / f"refine_{i:03d}").exists())
-    session = Session(names, picture[0], c[0], render, folder)
+    session = Session(names, picture[0], c[0], render, folder, spot)
     if columns and not noisy:  # a face that was there first, and is now to be as asked
         session.change({names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)})
     return session

@@ -25,7 +25,15 @@ from facegen_attr import main as script
 from facegen_attr.asking import draw_requests, wanted
 from facegen_attr.attributes import SETS, contradictions, exclusions, flipped, mismatched, resampled
 from facegen_attr.gan import discriminator_loss, generator_loss
-from facegen_attr.loading import ask, load_records, make_discriminator, make_generator, make_optimizer, picture_size
+from facegen_attr.loading import (
+    Model,
+    ask,
+    load_records,
+    make_discriminator,
+    make_generator,
+    make_optimizer,
+    picture_size,
+)
 from facegen_attr.model import (
     MODELS,
     REFINERS,
@@ -628,6 +636,49 @@ def test_own_photos_need_no_labels(trained, faces, tmp_path, capsys):
     Image.new("RGB", (64, 64), "green").save(tmp_path / "green.png")
     assert call(*flags[:-1], tmp_path / "green.png", "--run", "generate", "--out_dir", tmp_path / "none") == 2
     assert "no usable face" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypatch, capsys):
+    """At full size, on the face alone, of the largest or of all; a clip's in a clip."""
+    one, other = (np.asarray(Image.open(path)) // 2 for path in sorted((faces / "img_align_celeba").iterdir())[:2])
+    photo = np.full((600, 900, 3), 120, np.uint8)
+    photo[60:496, 60:416] = np.asarray(Image.fromarray(one).resize((356, 436), Image.Resampling.BICUBIC))
+    photo[100:318, 600:778] = other
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo).save(tmp_path / "in/me.png")
+    small = [Image.fromarray(np.roll(one, shift, 1)) for shift in (0, 4)]
+    small[0].save(tmp_path / "in/clip.gif", save_all=True, append_images=small[1:], duration=90, loop=0)
+    monkeypatch.setattr(Model, "answer", lambda self, x, c, asked: (x + asked[:, 1, None, None, None]).clamp(-1, 1))
+    flags = ["--dataset_name", "faces", "--model", "dcgan5", *SMALL, *places(trained[0]), "--images", tmp_path / "in"]
+    flags += ["--request", "Smiling=0"]
+    assert call(*flags, "--run", "generate", "--out_dir", tmp_path / "same") == 0
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "same/photos/me.png")), photo), (
+        "no change, and not one pixel"
+    )
+    flags[-1] = "Smiling=1"
+    for name, more, count in (("one", [], 3), ("all", ["--all_faces"], 4)):
+        assert call(*flags, *more, "--run", "generate", "--out_dir", tmp_path / name) == 0
+        assert len(rows_of(tmp_path / name / "manifest.tsv")) == count
+        change = np.asarray(Image.open(tmp_path / name / "photos/me.png")).astype(int) - photo
+        assert change[280, 240].min() > 60 and not change[:, :20].any() and not change[560:].any()
+        assert (change[:, 600:778].max() > 60) == (name == "all")
+        with Image.open(tmp_path / name / "photos/clip.gif") as clip:
+            assert clip.n_frames == 2 and clip.info["duration"] == 90 and clip.size == (178, 218)
+    assert f"{tmp_path}/all/photos/me.png" in capsys.readouterr().out
+    assert call(*flags[:-2], "--run", "generate", "--count", 6, "--out_dir", tmp_path / "many") == 0
+    assert {path.name for path in (tmp_path / "many/photos").iterdir()} == {
+        "me.png",
+        "me_2.png",
+        "clip.gif",
+        "clip_2.gif",
+    }
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"Smiling=2\nSmiling=-1\nsave {tmp_path / 'saved.png'}\n"))
+    flags[flags.index("--images") + 1] = tmp_path / "in/me.png"
+    assert call(*flags[:-2], "--run", "refine", "--sample_dir", tmp_path / "s") == 0
+    steps = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("s/*/refine_001/photos/*.png"))]
+    assert len(steps) == 3 and np.array_equal(steps[0], photo) and np.array_equal(steps[2], photo)
+    assert steps[1][280, 240].astype(int).min() > photo[280, 240].min() + 60
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "saved.png")), steps[2])
 
 
 def make_session(folder, render=lambda before, c: before + 0.1):
