@@ -456,7 +456,8 @@ def paste(photo, face, matrix, before=None, weight=None):
 
     matrix: from pixels of the photo to those of the face. before: the face as it was; then what has changed is added,
     and the photo keeps the detail that the small picture did not have; without it the face replaces what is there.
-    weight: (h, w) from 0 to 1, how much of it is taken; by default it fades out towards the sides, without a seam.
+    weight: (h, w), how much of it is taken, from 0 to 1 (more counts as 1, once it is enlarged); by default it fades
+    out towards the sides, without a seam.
     """
     height, width = face.shape[:2]
     inverse, result = cv2.invertAffineTransform(matrix), photo.copy()
@@ -468,7 +469,7 @@ def paste(photo, face, matrix, before=None, weight=None):
     inverse[:, 2] -= left, top  # to the part of the photo that the face lies in
     size, part = (int(right - left), int(bottom - top)), result[top:bottom, left:right]
     weight = soft_box((height, width)) if weight is None else weight.astype(np.float32)
-    weight = cv2.warpAffine(weight, inverse, size, flags=cv2.INTER_LINEAR)[..., None]
+    weight = cv2.warpAffine(weight, inverse, size, flags=cv2.INTER_LINEAR).clip(0, 1)[..., None]
     face = np.ascontiguousarray(face, np.float32)
     change = warp(face, inverse, size) - part if before is None else warp(face - np.float32(before), inverse, size)
     part[:] = (part + weight * change).round().clip(0, 255)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.celeba import attribute_indices, to_tensor, to_uint8
-from common.mtcnn import MTCNN
+from common.mtcnn import MTCNN, put_back
 from common.photos import InputError, save_pictures
 from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
 from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet, write_table
@@ -21,24 +21,25 @@ def arithmetic(args):
     model = prepare(args)
     if args.minus or args.plus:
         given = {name: getattr(args, name) for name in ("images", "minus", "plus") if getattr(args, name)}
-        add_up(args, model, {name: embed(args, model, paths)[0] for name, paths in given.items()})
+        add_up(args, model, {name: embed(args, model, paths) for name, paths in given.items()})
         return
-    vectors = attribute_vectors(args, model)
+    vectors, places = attribute_vectors(args, model), []
     if args.images:
-        z, names = embed(args, model, args.images)
+        z, names, places = embed(args, model, args.images)
     else:
         images, names = load_pictures(args, model.device)
         z = find_z(args, model, to_tensor(images, model.device))[0]
-    out = results_folder(args)
-    save_pictures(out / "projections", names, to_uint8(model.decode(z)))
-    rows, sheet = [], {}
+    out, before = results_folder(args), to_uint8(model.decode(z))
+    save_pictures(out / "projections", names, before)
+    rows, sheet, variants = [], {}, {}
     shown = max(1, 16 // len(args.strengths))  # faces in a line of the sheet
     for attribute, vector in vectors.items():
         edited = torch.stack([(z + strength * vector).clamp(-1, 1) for strength in args.strengths], 1)
         pictures = model.decode(edited.flatten(0, 1)).unflatten(0, edited.shape[:2])  # (N, strengths, 3, S, S)
         for i, strength in enumerate(args.strengths):
-            files = [f"{attribute}/{name}_{strength:+.2f}" for name in names]
-            save_pictures(out, files, to_uint8(pictures[:, i]))
+            files, made = [f"{attribute}/{name}_{strength:+.2f}" for name in names], to_uint8(pictures[:, i])
+            save_pictures(out, files, made)
+            variants |= {f"{attribute}/{{}}_{strength:+.2f}": made} if strength else {}
             request = f"{attribute}={int(strength > 0)}" if strength and attribute != "Turn" else ""
             sources = [f"projections/{name}.png" for name in names]
             rows += [[f"{file}.png", source, request] for file, source in zip(files, sources, strict=True)]
@@ -46,18 +47,26 @@ def arithmetic(args):
         sheet[label] = pictures[: 4 * shown].flatten(0, 1)
     write_table(out / "manifest.tsv", ["file", "source", "request"], rows)
     save_sheet(out / "sheet.png", sheet, columns=len(args.strengths) * shown)
+    put_back(out / "photos", places, variants, before)
     print(f"{len(rows)} pictures and sheet.png in {out}")
 
 
 def add_up(args, model, sets):
-    """The face of the mean z of "images", less that of "minus", and that of "plus"; sets: name -> z (N, z_size)."""
+    """The face of the mean z of "images", less that of "minus", and that of "plus"; each of the photos so changed.
+
+    sets: name -> z (N, z_size), names and places, as embed() returns them.
+    """
+    places, sets = sets["images"][2], {name: found[0] for name, found in sets.items()}
     means = {name: z.mean(0, keepdim=True) for name, z in sets.items()}
-    result = (means["images"] - means.get("minus", 0) + means.get("plus", 0)).clamp(-1, 1)
+    added = means.get("plus", 0) - means.get("minus", 0)
+    result = (means["images"] + added).clamp(-1, 1)
     out, picture = results_folder(args), model.decode(result)
     save_pictures(out, ["result"], to_uint8(picture))
     np.save(out / "result.npy", result.cpu().numpy())
     rows = {name.capitalize(): model.decode(z[:16]) for name, z in sets.items()}
     save_sheet(out / "sheet.png", rows | {"Result": picture})
+    before, after = (to_uint8(model.decode(z)) for z in (sets["images"], (sets["images"] + added).clamp(-1, 1)))
+    put_back(out / "photos", places, {"{}": after}, before)
     print(f"result.png, result.npy and sheet.png in {out}")
 
 

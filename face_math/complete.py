@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from common.celeba import to_tensor, to_uint8
+from common.mtcnn import put_back, soft_box
 from common.photos import InputError, read_image, save_pictures
 from face_math.holes import MASKS, PULL, blend, make_hole
-from face_math.loading import load_pictures, results_folder
+from face_math.loading import load_photos, load_pictures, results_folder
 from face_math.plumbing import psnr, save_sheet, write_table
 from face_math.projection import find_z, guess_hole
 from face_math.trained import prepare
@@ -64,7 +65,10 @@ def complete(args):
     """Fill a hole of photos or test faces: the pictures with the hole, filled, blended; decibels, a sheet."""
     hole = read_hole(args)
     model = prepare(args)
-    images, names = load_pictures(args, model.device, args.images)
+    if args.images:
+        images, names, places = load_photos(args, model.device, args.images)
+    else:
+        (images, names), places = load_pictures(args, model.device), []
     out = results_folder(args)
     began = time.perf_counter()
     z, made = fill_hole(args, model, images, hole)
@@ -75,6 +79,9 @@ def complete(args):
     for name, some in pictures.items():
         save_pictures(out / name, names, some)
     np.save(out / "z.npy", z.cpu().numpy())
+    # 2: what fills the hole is taken right to its edge, and fades out beside it, where it is the photo itself
+    weight = 2 * inside * soft_box(inside.shape, 0.1)
+    put_back(out / "photos", places, {"{}": made["blended"], "{}_masked": pictures["masked"]}, weight=weight)
     for name in made:
         pairs = [[f"{name}/{stem}.png", f"originals/{stem}.png"] for stem in names]
         write_table(out / f"{name}.tsv", ["file", "source"], pairs)

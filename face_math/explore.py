@@ -85,7 +85,7 @@ def save_average(folder, model, z):
 def interpolate(args):
     """From photo to photo, or z file to z file: --frames pictures on a straight line, a GIF and a video."""
     model = prepare(args)
-    z, names = embed(args, model, args.images)
+    z, names, _ = embed(args, model, args.images)
     if len(z) < 2:
         raise InputError(f"--run interpolate needs two faces at least; there is one: {names[0]}")
     out = results_folder(args)
@@ -110,7 +110,7 @@ def average(args):
     """The mean face of many pictures, of one person or kind: their mean z, decoded."""
     model = prepare(args)
     if args.images:
-        z, names = embed(args, model, args.images)
+        z, names, _ = embed(args, model, args.images)
     else:
         images, names = load_pictures(args, model.device)
         z = find_z(args, model, to_tensor(images, model.device))[0]

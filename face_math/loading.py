@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from common import celeba
-from common.celeba import SQUARE, load_faces, subset, to_tensor
+from common.celeba import SQUARE, find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from face_math.model import Discriminator, Encoder, Generator
@@ -60,16 +60,21 @@ def training_faces(records, rows):
 def load_pictures(args, device, paths=None):
     """Photos, or without any the first --count test faces: images (N, S, S, 3) uint8 and their names, which differ."""
     if paths:
-        images, names, skipped = load_faces(paths, SQUARE, (args.image_size,) * 2, MTCNN(device))
-        for name, reason in skipped:
-            print(f"skipped {name}: {reason}")
-    else:
-        records = load_records(args, device)
-        rows = records.rows("test")[: args.count]
-        if len(rows) == 0:
-            raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
-        images, names = records.images[rows], [records.names[row] for row in rows]
-    return images, plain_names(names)
+        return load_photos(args, device, paths)[:2]
+    records = load_records(args, device)
+    rows = records.rows("test")[: args.count]
+    if len(rows) == 0:
+        raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
+    return records.images[rows], plain_names([records.names[row] for row in rows])
+
+
+def load_photos(args, device, paths):
+    """The largest face of each photo, or with --all_faces every one: images, names, and the Place of each."""
+    which = "all" if args.all_faces else "largest"
+    images, names, skipped, places = find_faces(paths, SQUARE, (args.image_size,) * 2, MTCNN(device), which)
+    for name, reason in skipped:
+        print(f"skipped {name}: {reason}")
+    return images, plain_names(names), places
 
 
 def plain_names(names):

@@ -140,6 +140,7 @@ def parse_args(argv=None):
     add = plumbing.add_file_flags(parser).add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
     add("--start_from", type=path, help="train: model file or checkpoint of a GAN of the same shape to start from")
+    add("--all_faces", **SWITCH, default=False, help="every face of a photo, not only the largest")
     add("--minus", type=path, nargs="+", help="arithmetic: pictures to take away from --images")
     add("--plus", type=path, nargs="+", help="arithmetic: pictures to add")
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")

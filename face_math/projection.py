@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from common.celeba import to_tensor
 from common.photos import InputError
-from face_math.loading import load_pictures, plain_names
+from face_math.loading import load_photos, plain_names
 from face_math.model import draw_z
 from face_math.plumbing import in_chunks
 
@@ -141,17 +141,19 @@ def read_z(path, z_size):
 
 
 def embed(args, model, paths):
-    """z (N, z_size) of pictures and z files, in their order, and a name for each."""
-    codes, names = [], []
+    """z (N, z_size) of pictures and z files, in their order, and for each a name and its Place, of a z file None."""
+    codes, names, places = [], [], []
     photos = [path for path in paths if Path(path).suffix != ".npy"]
     if photos and len(photos) == len(paths):
-        images, names = load_pictures(args, model.device, photos)
+        images, names, places = load_photos(args, model.device, photos)
         codes = [find_z(args, model, to_tensor(images, model.device))[0]]
     elif photos:  # some of each: one by one, to keep their order
         found = [embed(args, model, [path]) for path in paths]
-        codes, names = [z for z, _ in found], [name for _, more in found for name in more]
+        codes, names = [z for z, _, _ in found], [name for _, more, _ in found for name in more]
+        places = [place for _, _, more in found for place in more]
     else:
         for path in paths:
             codes.append(read_z(path, args.z_size).to(model.device))
             names += [f"{Path(path).stem}_{i}" for i in range(len(codes[-1]))]
-    return torch.cat(codes), plain_names([f"{name}.png" for name in names])
+        places = [None] * len(names)
+    return torch.cat(codes), plain_names([f"{name}.png" for name in names]), places

@@ -30,7 +30,7 @@ from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
 from face_math.plumbing import read_checkpoint, seed_step
 from face_math.projection import contextual_loss, perceptual_loss, search
-from face_math.trained import prepare
+from face_math.trained import Model, prepare
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -828,6 +828,48 @@ def test_arithmetic_with_attributes(copied, faces, tmp_path, capsys):
         source = np.asarray(Image.open(tmp_path / "a" / row["source"]))
         assert (np.abs(plain[row["file"]] - source).max() == 0) == ("+0.00" in row["file"])
     assert call("--dataset_name=faces", *flags, "--out_dir", tmp_path / "b") == 0, "the vectors are kept"
+
+
+def portrait(faces, path):
+    """A photo (500, 700, 3), darkened, of one person large and another small."""
+    one, other = (np.asarray(Image.open(file)) // 2 for file in sorted((faces / "img_align_celeba").iterdir())[:2])
+    photo = np.full((500, 700, 3), 60, np.uint8)
+    photo[30:466, 30:386] = cv2.resize(one, (356, 436), interpolation=cv2.INTER_CUBIC)
+    photo[140:358, 480:658] = other
+    Image.fromarray(photo).save(path)
+    return photo.astype(int)
+
+
+def test_changed_faces_go_back_into_the_photo(copied, faces, tmp_path, monkeypatch, capsys):
+    """What a vector changes of the projection is added to the photo; a hole is filled, and nothing shines through."""
+    photo = portrait(faces, tmp_path / "me.png")
+    np.save(tmp_path / "z.npy", np.zeros(8, np.float32))
+    monkeypatch.setattr(Model, "decode", lambda self, z: z[:, :1, None, None].expand(-1, 3, 32, 32) * 0.2)
+    monkeypatch.setattr(arithmetic, "attribute_vectors", lambda *_: {"Smiling": torch.ones(8)})
+    flags = ["--dataset_name=faces", *VERB, *places(copied), "--start=encoder", "--images", tmp_path / "me.png"]
+    add = ["--run=arithmetic", "--attributes=Smiling", "--strengths=-0.5,0,0.5", tmp_path / "z.npy"]
+    for name, more in (("one", []), ("all", ["--all_faces"])):
+        assert call(*flags, add[-1], *add[:-1], *more, "--out_dir", tmp_path / name) == 0
+        made = {
+            path.name: np.asarray(Image.open(path)).astype(int) for path in (tmp_path / name / "photos").rglob("*.*")
+        }
+        assert set(made) == {"me_+0.50.png", "me_-0.50.png"}, "of what is a photo, and where something changes"
+        change = made["me_+0.50.png"] - photo
+        assert 5 <= change[250, 208].min() <= change.max() <= 14, "half of 0.2 of 127.5, or what the cube leaves of it"
+        assert not change[:, :15].any() and not change[480:].any()
+        assert change[140:358, 480:658].any() == (name == "all")
+    assert f"{tmp_path}/all/photos/Smiling/me_" in capsys.readouterr().out
+    assert call(*flags, "--run=arithmetic", "--plus", tmp_path / "z.npy", "--out_dir", tmp_path / "sum") == 0
+    assert (tmp_path / "sum/photos/me.png").exists()
+    assert call(*flags, "--run=complete", "--out_dir", tmp_path / "hole") == 0
+    filled, masked = (np.asarray(Image.open(tmp_path / "hole/photos" / name)) for name in ("me.png", "me_masked.png"))
+    black = (masked == 0).all(2)
+    rows, columns = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
+    assert 150 < len(rows) < 230 and 150 < len(columns) < 230, "half of 178 pixels, twice as large"
+    outside = cv2.dilate(black.astype(np.uint8), np.ones((25, 25))) == 0
+    assert np.array_equal(filled[outside], photo[outside]), "a pixel of the crop, 11 of the photo, and no further"
+    inside = filled[rows[20] : rows[-20], columns[20] : columns[-20]].astype(float)
+    assert np.abs(np.diff(inside, axis=1)).max() < 12, "as smooth as what fills it: no eye, no mouth"
 
 
 def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
