@@ -15,6 +15,7 @@ from common import celeba
 from common.celeba import SQUARE, load_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
+from dapgan import plumbing
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, setup
 
@@ -24,7 +25,7 @@ MOST_VALIDATION = 500  # pictures
 
 def run_name(args):
     """What names this run's checkpoint, model and samples."""
-    return f"{args.dataset_name}_{args.model}_{args.image_size}"
+    return plumbing.run_name(args, args.model, args.image_size)
 
 
 def load_records(args, device, rank=0):

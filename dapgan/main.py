@@ -134,9 +134,8 @@ def parse_args(argv=None):
     add("--out_dir", type=path, help="folder for what a verb writes (default: one below the sample folder)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
-    args = plumbing.read_flags(parser, argv, defaults(parser.parse_known_args(argv)[0]))
-    if args.dataset_dir is None:  # the name is that of a model file, without what place() adds
-        args.dataset_name = args.dataset_name.removesuffix(f"_{args.model}_{args.image_size}")
+    named = {name: [name] for name in ("data", "model", "image_size", "recipe")}
+    args = plumbing.read_flags(parser, argv, defaults, named, lambda first: "train" if first.run != "train" else None)
     check(args)
     return args
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_condition, read_table, to_tensor
 from common.photos import InputError
+from deep_makeover import plumbing
 from deep_makeover.model import make_networks
 from deep_makeover.plumbing import PROJECT, fill, find_model, in_chunks, setup
 
@@ -33,12 +34,17 @@ def read_box(box, scale):
     return box, size
 
 
+def mode_of(args):
+    """What a run is named for: the mode, or --source and --target where one of them is given."""
+    source, target = MODES[args.train_mode]
+    if not (args.source or args.target):
+        return args.train_mode
+    return "-to-".join((args.source or source, args.target or target)).translate({44: "-", 61: None, 32: None})
+
+
 def read_conditions(args):
     """Fill in --source and --target: the mode's filters where they were not given, and Blurry=0 in any case."""
     source, target = MODES[args.train_mode]
-    args.mode = args.train_mode
-    if args.source or args.target:
-        args.mode = "-to-".join((args.source or source, args.target or target)).translate({44: "-", 61: None, 32: None})
     args.source = args.source or source + CLEAN
     args.target = args.target or target + ",Attractive=1" + CLEAN + BEARDLESS * (args.train_mode == "ftm")
     for name in ("source", "target"):
@@ -51,7 +57,7 @@ def read_conditions(args):
 def run_name(args):
     """What names this run's checkpoint, model and samples."""
     height, width = read_box(args.box, args.scale)[1]
-    return f"{args.dataset_name}_{args.mode}_{width}x{height}"
+    return plumbing.run_name(args, args.mode, f"{width}x{height}")
 
 
 def load_records(args, device, rank=0):

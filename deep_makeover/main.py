@@ -112,14 +112,19 @@ def parse_args(argv=None):
     add("--overwrite", **SWITCH, default=False, help="replace --outfile, write into a full --out_dir")
 
     parser.set_defaults(dataset_dir=str(plumbing.PROJECT / "dataset"))
-    first = parser.parse_known_args(argv)[0]
-    on_top = WGAN if (first.recipe, first.loss) == ("document", "wgan") else {}
-    args = plumbing.read_flags(parser, argv, RECIPES[first.recipe] | on_top)
+    named = dict(mode=["train_mode", "source", "target"], recipe=["recipe"], box=["box"], scale=["scale"])
+    args = plumbing.read_flags(parser, argv, defaults, named, lambda first: "train" if first.run != "train" else None)
     if not args.epoch and not args.steps:
         raise InputError("--epoch 0 --steps 0: expected one of them to say how long to train")
     loading.read_box(args.box, args.scale)
     loading.read_conditions(args)
     return args
+
+
+def defaults(first):
+    """What recipe and loss set, and what the run is named for, by the flags that were given."""
+    on_top = WGAN if (first.recipe, first.loss) == ("document", "wgan") else {}
+    return RECIPES[first.recipe] | on_top | dict(mode=loading.mode_of(first))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,7 +155,8 @@ def train(args):
     parts |= make_optimizers(args, generator, discriminator)
 
     # Logbook
-    about, facts = f"{len(rows[0])} faces to become as {len(rows[1])} others", dict(data=records.describe())
+    about = f"{len(rows[0])} faces to become as {len(rows[1])} others"
+    facts = dict(data=records.describe(), mode=args.mode)
     journal = Journal(args, run_name(args), parts, len(rows[0]), about, facts, device, rank, d_last=0.0)
     state, started = journal.state, None
     streams = [

@@ -110,16 +110,19 @@ def add_machine_flags(parser):
     add("--workers", type=natural, default=os.cpu_count() or 1, help="processes that decode pictures")
 
 
-def add_file_flags(parser, *also, records="records", sample_every=0):
-    """The group Files with what all five share; also: other names of --record_dir. Returns the group."""
+def add_file_flags(parser, *also, records=PROJECT.parent / "records", sample_every=0):
+    """The group Files with what all five share; also: other names of --record_dir. Returns the group.
+
+    Packed pictures lie beside the projects: one crop and size of a data set is packed once for all of them.
+    """
     add = (group := parser.add_argument_group("Files")).add_argument
     add_path = partial(add, type=path)
     add_path("--dataset_dir", help="folder or zip with the pictures")
     add("--dataset_name", help="names checkpoint, model and samples (default: the folder's name)")
-    add_path("--record_dir", *also, default=str(PROJECT / records), help="packed pictures (records, by main.py)")
-    add_path("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, likewise")
-    add_path("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, likewise)")
-    add_path("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, likewise)")
+    add_path("--record_dir", *also, default=str(records), help="packed pictures (records, beside the projects)")
+    add_path("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, by main.py")
+    add_path("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, by main.py)")
+    add_path("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, by main.py)")
     add("--restart", **SWITCH, default=False, help="train anew; what was there is moved aside")
     add("--log_every", type=positive, default=50, help="steps from log line to log line (default: 50)")
     every = sample_every or "an epoch"
@@ -128,27 +131,92 @@ def add_file_flags(parser, *also, records="records", sample_every=0):
     return group
 
 
-def read_flags(parser, argv, defaults):
-    """Parse; defaults: what a recipe or a verb sets, which a flag that is given wins over.
+def read_flags(parser, argv, defaults, named, uses):
+    """Parse the command line.
 
-    Remembers in args.shaping which flags shape a run, those of the groups Model and Training but for how long it goes
-    on: a run can be resumed with others changed, not with these.
+    defaults: a first reading of the flags -> what recipe and verb set, which a flag that is given wins over. uses: a
+    first reading -> the training whose model the verb uses, else None; named: what a model of it is named for besides
+    the data set -> the flags that say it. Where they are not given, the only model there is says it (`find_run`).
+    args.shaping: the flags that shape a run, those of the groups Model and Training but for how long it goes on. A run
+    can be resumed with others changed, not with these.
     """
-    parser.set_defaults(**defaults)
+    argv = sys.argv[1:] if argv is None else list(map(str, argv))
+    first = parser.parse_known_args(argv)[0]
+    blank = argparse.Namespace(**dict.fromkeys(vars(first)))  # so that no default is filled in
+    given = {name for name, value in vars(parser.parse_known_args(argv, blank)[0]).items() if value is not None}
+    parser.set_defaults(**defaults(first))
     args = parser.parse_args(argv)
+    if "dataset_dir" in given and args.dataset_name is None:
+        args.dataset_name = name_of(args.dataset_dir)
+    found, others = find_run(args, given, uses(first), named) if uses(first) else ({}, "")
+    if found:
+        vars(first).update(found)
+        parser.set_defaults(**defaults(first) | found)
+        args = parser.parse_args(argv)
+    args.others, args.command = others, shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
     names = {action.dest for group in groups for action in group._group_actions}
     args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
     if args.dataset_name is None and args.dataset_dir is not None:
-        name = os.path.basename(os.path.abspath(args.dataset_dir)).removesuffix(".zip")  # of a link, its own name
-        args.dataset_name = os.fsdecode(os.fsencode(name)[:150])  # with what is added, a file's name has 255 bytes
+        args.dataset_name = name_of(args.dataset_dir)
     if args.dataset_name is None and args.model_path.endswith(".pt"):
         args.dataset_name = Path(args.model_path).stem
+    if args.dataset_name is None and uses(first):
+        raise InputError(f"no model: none in {args.model_path} nor {args.checkpoint_dir} fits{others}; train one first")
     if args.dataset_name is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
         raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, without slashes")
     return args
+
+
+def name_of(folder):
+    """A data set's name: its folder's, or its zip's; of a link, its own."""
+    name = os.path.basename(os.path.abspath(folder)).removesuffix(".zip")
+    return os.fsdecode(os.fsencode(name)[:150])  # with what is added, a file's name has 255 bytes
+
+
+def find_run(args, given, training, named):
+    """What names the model that a verb is to use, as far as it was not given, and a text about those that do not fit.
+
+    The file of --model_path, else the run that the flags name, else the only one that fits those given; {} where none
+    does. InputError: several could be meant.
+    """
+    known, models = args.dataset_name is not None, {}
+    files = [*Path(args.checkpoint_dir).glob("*/last.pt"), *Path(args.model_path).glob("*.pt")]
+    if one := args.model_path.endswith(".pt"):
+        files = [Path(args.model_path)]
+    for file in files:
+        with contextlib.suppress(InputError):
+            saved = read_checkpoint(file, mmap=True)["args"]
+            name = file.parent.name if file.name == "last.pt" else file.stem
+            if one or (saved.get("run"), saved.get("name")) == (training, name):  # and not, say, NAME.001.pt
+                models[name] = {flag: saved[flag] for flag in ("dataset_name", *named) if flag in saved}
+    if one:
+        return next(iter(models.values()), {}), ""
+    told = {flag for flag in named if given & set(named[flag])} | ({"dataset_name"} if known else set())
+
+    def fitting(flags):
+        same = {name: all(m.get(flag) == getattr(args, flag) for flag in flags) for name, m in models.items()}
+        return {name: model for name, model in models.items() if same[name]}
+
+    fit = known and fitting({"dataset_name", *named}) or fitting(told)
+    if len(fit) == 1 or not models:
+        return next(iter(fit.values()), {}), ""
+    shown, differ = fit or models, told  # by what they differ in, from each other or from what was given
+    if fit:
+        differ = [flag for flag in ("dataset_name", *named) if len({str(m.get(flag)) for m in fit.values()}) > 1]
+    said = {name: " ".join(f"--{flag} {model.get(flag)}" for flag in differ) for name, model in shown.items()}
+    there = "there is " + ", ".join(f"{name} ({said[name]})" for name in sorted(said))
+    if fit:
+        raise InputError(f"which model? {there}: give the flags of one, or its file as --model_path")
+    return {}, f"; {there}"
+
+
+def run_name(args, *parts):
+    """What names a run's checkpoint, model and samples: data set, parts, and the recipe if it is not the document's."""
+    recipe = [args.recipe] if args.recipe != "document" else []
+    return "_".join(map(str, [args.dataset_name, *parts, *recipe]))
 
 
 def check_places(args):
@@ -392,10 +460,13 @@ def save_checkpoint(path, flags, parts, **state):
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
-def read_checkpoint(path):
-    """Everything that save_checkpoint wrote, on the CPU. InputError: the file is none of this project, or damaged."""
+def read_checkpoint(path, mmap=False):
+    """Everything that save_checkpoint wrote, on the CPU; mmap: tensors are read once they are looked at.
+
+    InputError: the file is none of this project, or damaged.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         number, project, _, _ = (
             content["format"],
             content.get("project", PROJECT.name),
@@ -421,7 +492,7 @@ def find_model(args, name, *shipped):
         candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there; train first")
+        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; train first")
     return path, read_checkpoint(path)
 
 
@@ -434,10 +505,12 @@ def fill(network, content, name, path):
     return network
 
 
-def load_checkpoint(path, flags, parts):
+def load_checkpoint(path, flags, parts, facts=()):
     """Resume: fill parts from path, or from the one before; returns the saved state, None without a file.
 
-    InputError: no file is readable, or it was made with other flags that shape network, data or loss.
+    facts: which of flags are none that a person gives. None also where it was trained for a generator that has changed
+    since: that begins anew. InputError: no file is readable, or it was made with other flags that shape network, data
+    or loss.
     """
     candidates = [file for file in (path, path.with_suffix(PREVIOUS)) if file.exists()]
     if not candidates:
@@ -453,10 +526,16 @@ def load_checkpoint(path, flags, parts):
     if content["format"] != FORMAT:
         raise InputError(f"{file} is of an older program, which this one cannot resume: begin anew with --restart")
     saved = content["args"]
-    differ = [f"{name} was {saved.get(name)}, now {value}" for name, value in flags.items() if saved.get(name) != value]
+    if saved.get("inverts") != flags.get("inverts"):
+        print(f"{file.parent} was trained for a generator that has changed since: it begins anew")
+        return None
+    differ = {name: saved.get(name) for name, value in flags.items() if saved.get(name) != value}
     if differ:
-        advice = "give those, or begin anew with --restart"
-        raise InputError(f"{file} was made with other flags ({'; '.join(differ)}): {advice}")
+        was = "; ".join(f"{name} was {value}, now {flags[name]}" for name, value in differ.items())
+        texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in differ.items()}
+        again = " ".join(f"--{name}={shlex.quote(str(text))}" for name, text in texts.items())
+        advice = "" if set(differ) & set(facts) or None in texts.values() else f"go on with {again}, or "
+        raise InputError(f"{file} was made with other flags ({was}): {advice}begin anew with --restart")
     for name, part in parts.items():
         if isinstance(part, torch.optim.Optimizer):
             for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
@@ -571,14 +650,16 @@ class Journal:
         self.last = min(self.planned, args.steps or self.planned)
         # Every epoch, or every so many that a run looks at itself, and is saved, at most fifty times.
         self.period = self.epoch_steps * math.ceil(max(1, self.planned) / (50 * self.epoch_steps))
+        facts |= dict(run=args.run, name=name, dataset_name=args.dataset_name)
         self.flags = {name: getattr(args, name) for name in args.shaping} | facts
         if rank == 0:
             check_writable("--checkpoint_dir", self.checkpoint)
             check_writable("--model_path", self.model)
             check_writable("--sample_dir", self.samples / "sheet.png")
-        found = None if args.restart else load_checkpoint(self.checkpoint, self.flags, parts)
+        found = None if args.restart else load_checkpoint(self.checkpoint, self.flags, parts, facts)
         self.fresh = found is None
-        if self.fresh and self.model.exists() and not args.restart:
+        self.anew = args.restart or self.fresh and self.checkpoint.exists()
+        if self.fresh and self.model.exists() and not self.anew and rank == 0:
             advice = "move it away, give another --model_path, or begin anew with --restart"
             raise InputError(f"{self.model} is there, but no checkpoint of its run: {advice}")
         self.state = found or dict(step=0, best=math.inf, best_step=0) | state
@@ -612,7 +693,7 @@ class Journal:
         if self.rank == 0:
             from torch.utils.tensorboard import SummaryWriter  # takes seconds, which only a training has to wait for
 
-            if self.args.restart:
+            if self.anew:
                 self.move_aside()
             networks = [p for name, p in self.parts.items() if hasattr(p, "parameters") and not name.startswith("ema")]
             count = sum(parameter.numel() for network in networks for parameter in network.parameters())

@@ -10,7 +10,7 @@ from common.celeba import SQUARE, find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from face_math.model import Discriminator, Encoder, Generator
-from face_math.plumbing import fill, in_chunks, output_folder, place, read_checkpoint
+from face_math.plumbing import fill, in_chunks, output_folder, place, read_checkpoint, run_name
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Places and data
@@ -25,7 +25,7 @@ def beside(args, part=""):
     path = Path(args.model_path)
     path = path.with_name(f"{path.stem}{part}.pt") if path.suffix == ".pt" else path
     flags = argparse.Namespace(**vars(args) | {"model_path": str(path)})
-    return flags, f"{args.dataset_name}_{args.image_size}{part}"
+    return flags, run_name(args, args.image_size) + part
 
 
 def results_folder(args):

@@ -37,6 +37,7 @@ from face_math.model import SIZES, draw_z, prior_distance
 from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
+from face_math.trained import say_outdated
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
@@ -78,8 +79,8 @@ def numbers_of(text):
 
 
 def defaults(first):
-    """What the recipe and the verb set, by the flags that were given."""
-    search = SEARCHES[first.recipe]
+    """What recipe, search and verb set, by the flags that were given."""
+    search = SEARCHES[first.search]
     chosen = search | RECIPES[first.recipe]
     if first.run == "train_filler":
         chosen |= FILLER
@@ -88,12 +89,10 @@ def defaults(first):
     elif first.run != "train":
         chosen |= search
     if first.run == "complete":
-        chosen |= COMPLETE[first.recipe]
+        chosen |= COMPLETE[first.search]
         if (first.start or chosen["start"]) == "filler":
             chosen["n_iter"] = 0
     chosen["strengths"] = [1.5] if first.run == "compare" else [-2.0, -1.0, 0.0, 1.0, 2.0]
-    if first.model_path.endswith(".pt") and first.dataset_dir is None:
-        chosen["dataset_name"] = Path(first.model_path).stem.removesuffix(f"_{first.image_size}")
     return chosen
 
 
@@ -103,6 +102,7 @@ def parse_args(argv=None):
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
+    add("--search", choices=SEARCHES, default="document", help="how z is found (default: document)")
     add("--start", choices=("random", "encoder", "filler"), help="of a search (best: encoder, complete filler)")
     add("--n_iter", type=plumbing.natural, help="its steps (document: 2000, complete 1000; best: 100, filler 0)")
     add("--restarts", type=plumbing.positive, default=1, help="searches per picture, the best kept (default: 1)")
@@ -146,7 +146,8 @@ def parse_args(argv=None):
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
-    args = plumbing.read_flags(parser, argv, defaults(parser.parse_known_args(argv)[0]))
+    named, alone = {name: [name] for name in ("image_size", "z_size", "recipe")}, ("train", "train_vae")
+    args = plumbing.read_flags(parser, argv, defaults, named, lambda first: None if first.run in alone else "train")
     if args.start == "filler" and args.run != "complete":
         raise InputError("--start filler goes with --run complete: it is trained to fill holes")
     if args.run == "interpolate" and not args.images:
@@ -253,6 +254,8 @@ def train(args):
             found = show_drawn(journal, shown, x_real, z_fixed, autocast)
         journal.save(shown | {"discriminator": discriminator}, **found)
     journal.close("lowest distance {:.4g}".format)
+    if rank == 0:
+        say_outdated(args)
 
 
 VERBS = dict(

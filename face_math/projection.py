@@ -17,7 +17,7 @@ from face_math.loading import load_photos, plain_names
 from face_math.model import draw_z
 from face_math.plumbing import in_chunks
 
-# What --recipe sets for the verbs that search z; complete has further defaults of its own.
+# What --search sets for the verbs that search z; complete has further defaults of its own.
 SEARCHES = {
     "document": dict(
         start="random", contextual="l1", optimizer="nesterov", lam=0.1, learning_rate=0.0005, momentum=0.75,

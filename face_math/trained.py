@@ -56,10 +56,19 @@ def find_part(args, part=""):
     return path, content, argparse.Namespace(**saved)
 
 
+def shown_part(content, name):
+    """What a network is called in a file's content: a checkpoint has its running mean too."""
+    return f"ema_{name}" if content["args"]["show_ema"] and f"ema_{name}" in content else name
+
+
+def version_of(weights):
+    """A few characters that another generator, or this one after more steps, does not have; weights: its state."""
+    return f"{zlib.crc32(weights['fc.weight'].cpu().numpy().tobytes()):08x}"
+
+
 def restore(network, content, name, path, device):
     """Weights from a file's content into a network, which from here on is only used."""
-    ema = content["args"]["show_ema"] and f"ema_{name}" in content
-    fill(network, content, f"ema_{name}" if ema else name, path)
+    fill(network, content, shown_part(content, name), path)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -68,18 +77,28 @@ def load_model(args, device, autocast):
     path, content, flags = find_part(args)
     generator = restore(make_generator(flags), content, "generator", path, device)
     discriminator = restore(make_discriminator(flags), content, "discriminator", path, device)
-    version = f"{zlib.crc32(generator.fc.weight.cpu().numpy().tobytes()):08x}"
+    version = version_of(generator.state_dict())
     model = Model(generator, discriminator, None, None, flags, version, device, autocast)
     if "encoder" in content:
         model.encoder = restore(make_encoder(flags), content, "encoder", path, device)
     print(f"model {path}: step {content['state']['step']}, {flags.recipe} recipe")
     path, content, saved = find_part(args, "_encoder")
-    if content and getattr(saved, "inverts", None) != version:
+    if content and getattr(saved, "inverts", None) != version and args.run != "train_encoder":
         print(f"encoder {path} inverts another generator, so it is not used: --run train_encoder again")
     elif content and args.run != "train_encoder":
         model.encoder = restore(make_encoder(flags), content, "encoder", path, device)
         print(f"encoder {path}: step {content['state']['step']}")
     return model
+
+
+def say_outdated(args):
+    """After a training of the GAN: which of the parts beside it have to be trained again."""
+    content = find_part(args)[1]
+    version = version_of(content[shown_part(content, "generator")])
+    for part in ("_encoder", "_filler"):
+        path, _, saved = find_part(args, part)
+        if saved and getattr(saved, "inverts", None) != version:
+            print(f"{path} was trained for the generator as it was: --run train{part} again")
 
 
 def take_shape(args, gan):
@@ -94,7 +113,7 @@ def take_filler(args, model):
     if content is None:
         raise InputError("no filler to fill a hole: --run train_filler first, or --start encoder")
     if getattr(flags, "inverts", None) != model.version:
-        raise InputError(f"filler {path} was trained from another generator: --run train_filler again, elsewhere")
+        raise InputError(f"filler {path} was trained from another generator: --run train_filler again")
     model.generator = restore(make_generator(flags), content, "generator", path, model.device)
     model.encoder = restore(make_encoder(flags), content, "encoder", path, model.device)
     guess = Guess(flags.image_size, len(content["guess"]["axes"]))

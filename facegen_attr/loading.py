@@ -10,6 +10,7 @@ import torch
 from common import celeba
 from common.celeba import FULL, SQUARE, attribute_indices, subset
 from common.photos import InputError
+from facegen_attr import plumbing
 from facegen_attr.model import (
     REFINERS,
     ConditionalDiscriminator,
@@ -27,8 +28,9 @@ from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpo
 
 def run_name(args):
     """What names this run's checkpoint, model and samples."""
-    names = {"train_predictor": "predictor", "analyse": "analysis"}
-    return f"{args.dataset_name}_{names.get(args.run, f'{args.model}_{args.image_size}')}"
+    if args.run in ("train_predictor", "analyse"):
+        return f"{args.dataset_name}_{'predictor' if args.run == 'train_predictor' else 'analysis'}"
+    return plumbing.run_name(args, args.model, args.image_size)
 
 
 def picture_size(flags):

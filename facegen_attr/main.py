@@ -116,7 +116,9 @@ def parse_args(argv=None):
     add("--web", **SWITCH, default=False, help="refine: in the browser, on this machine only")
     add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")
 
-    args = plumbing.read_flags(parser, argv, presets(parser.parse_known_args(argv)[0]))
+    named = {name: [name] for name in ("model", "image_size", "recipe")}
+    uses = dict(generate="train", refine="train")
+    args = plumbing.read_flags(parser, argv, presets, named, lambda first: uses.get(first.run))
     args.attributes = attribute_list(args.attributes)
     sizes = range(16, 513) if args.model == "fcgan" else (16, 32, 64, 128)
     if args.image_size not in sizes:

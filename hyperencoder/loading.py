@@ -9,13 +9,15 @@ from common import celeba
 from common.celeba import load_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError
+from hyperencoder import plumbing
 from hyperencoder.model import AutoEncoder, fit_pca, initialise
 from hyperencoder.plumbing import fill, find_model, in_chunks, read_checkpoint, setup
 
 
 def run_name(args):
-    """What names this run's checkpoint, model and samples."""
-    return args.dataset_name + ("_swap" if "swap" in args.run else "")
+    """What names this run's checkpoint, model and samples; the document's 64 x 64 pictures are not said."""
+    size = [] if args.y_height == args.y_width == 64 else [f"{args.y_width}x{args.y_height}"]
+    return plumbing.run_name(args, *["swap"] * ("swap" in args.run), *size)
 
 
 def load_records(args, device, rank=0):

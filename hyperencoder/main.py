@@ -88,10 +88,8 @@ def parse_args(argv=None):
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
     add("--all_faces", **SWITCH, default=False, help="swap: every face, not only the largest")
 
-    first = parser.parse_known_args(argv)[0]
-    # The path would carry the first person's looks past the second's decoder.
-    without = dict(pca_path=False) if first.run == "train_swap" else {}
-    args = plumbing.read_flags(parser, argv, RECIPES[first.recipe] | without)
+    named = dict(recipe=["recipe"], y_height=["y_height"], y_width=["y_width"])
+    args = plumbing.read_flags(parser, argv, defaults, named, model_of)
     chosen = args.run or ("train" if args.train in (None, True) else "test")
     if args.train is not None and args.train != chosen.startswith("train"):
         raise InputError(f"--train={args.train} and --run {args.run} disagree: give one of the two")
@@ -109,6 +107,18 @@ def parse_args(argv=None):
     if args.run == "train_swap" and args.pca_path:
         raise InputError("--pca_path carries a person's looks past the decoders: not with --run train_swap")
     return args
+
+
+def defaults(first):
+    """What recipe and verb set, by the flags that were given."""
+    # The path would carry the first person's looks past the second's decoder.
+    return RECIPES[first.recipe] | (dict(pca_path=False) if first.run == "train_swap" else {})
+
+
+def model_of(first):
+    """The training whose model a verb uses, None if it uses none; by the flags that were given."""
+    verb = first.run or ("test" if first.train is False else "train")
+    return dict(test="train", anomaly="train", swap="train_swap").get(verb)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

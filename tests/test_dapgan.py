@@ -39,7 +39,7 @@ from dapgan.vary import code_grid
 SMALL = ("--image_size", 32, "--hidden", 8, "--noise_size", 6, "--batch_size", 8, "--device", "cpu", "--precision",
          "fp32", "--workers", 0)  # fmt: skip
 VERB = ("--image_size", 32, "--device", "cpu", "--workers", 0, "--n_iter", 6, "--count", 5)
-NAME = "faces_info_began_32"
+NAME = "faces_info_began_32_best"
 
 
 def places(folder):
@@ -538,7 +538,7 @@ def test_a_run_that_ends_before_its_first_sheet(faces, home, capsys, monkeypatch
     assert call("--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--recipe=best") == 0
     output = capsys.readouterr().out
     assert "trained 1 of" in output and "inf)" not in output and "models" not in output
-    assert (home / "checkpoint/faces_infogan_32/last.pt").exists() and not (home / "models").exists()
+    assert (home / "checkpoint/faces_infogan_32_best/last.pt").exists() and not (home / "models").exists()
 
 
 def test_collapse_is_warned_about(faces, home, capsys):

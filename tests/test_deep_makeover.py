@@ -45,7 +45,7 @@ from deep_makeover.plumbing import make_ema, read_checkpoint, save_checkpoint, s
 SIDES = ("--source", "Smiling=0", "--target", "Smiling=1")
 SIZES = "--min_faces 8 --batch_size 8 --device cpu --precision fp32 --workers 0".split()
 SMALL = (*SIDES, *SIZES)
-NAME = "faces_Smiling0-to-Smiling1_80x100"
+NAME = "faces_Smiling0-to-Smiling1_80x100_best"
 
 
 def places(folder):
@@ -427,7 +427,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
 def test_another_box_and_scale_train(faces, home):
     box = ["--box", "40,60,100,120", "--scale", 0.5]
     assert call("--dataset_dir", faces, "--recipe=best", "--steps=1", *box, *SMALL, *places(home)) == 0
-    assert (home / "models/faces_Smiling0-to-Smiling1_50x60.pt").exists()
+    assert (home / "models/faces_Smiling0-to-Smiling1_50x60_best.pt").exists()
 
 
 def test_the_attributes_may_lie_elsewhere(faces, home, capsys):

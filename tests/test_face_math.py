@@ -388,13 +388,13 @@ def test_a_guess_is_what_a_linear_model_knows():
 
 def test_training_leaves_what_it_says(trained):
     folder, output = trained
-    samples = folder / "samples/faces_32"
+    samples = folder / "samples/faces_32_best"
     assert len(list(samples.glob("0*.png"))) == 4 and f"tensorboard --logdir {samples / 'logs'}" in output
-    for name in ("faces_32", "faces_32_encoder", "faces_32_filler", "faces_32_vae"):
+    for name in ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae"):
         content = torch.load(folder / f"models/{name}.pt", weights_only=True)
         assert content["state"]["step"] > 0 and (folder / f"checkpoint/{name}/last.pt").exists()
         assert not [key for key in content["encoder"] if "module." in key or "_orig_mod." in key]
-    assert list((folder / "samples/faces_32_encoder").glob("0*.png"))
+    assert list((folder / "samples/faces_32_best_encoder").glob("0*.png"))
 
 
 def test_tensorboard_charts(trained):
@@ -402,19 +402,19 @@ def test_tensorboard_charts(trained):
 
     folder = trained[0] / "samples"
     tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
-            ("faces_32", "faces_32_encoder", "faces_32_filler", "faces_32_vae")}  # fmt: skip
-    assert set(tags["faces_32"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
+            ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae")}  # fmt: skip
+    assert set(tags["faces_32_best"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
                                                        "face_distance", "validation/rec"}  # fmt: skip
-    assert set(tags["faces_32_encoder"].Tags()["scalars"]) == {"loss/rec", "loss/z", "validation/rec"}
-    assert set(tags["faces_32_filler"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "face_distance",
+    assert set(tags["faces_32_best_encoder"].Tags()["scalars"]) == {"loss/rec", "loss/z", "validation/rec"}
+    assert set(tags["faces_32_best_filler"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "face_distance",
                                                               "validation/rec"}  # fmt: skip
-    assert set(tags["faces_32_vae"].Tags()["scalars"]) == {"loss/rec", "loss/kl", "validation/rec"}
+    assert set(tags["faces_32_best_vae"].Tags()["scalars"]) == {"loss/rec", "loss/kl", "validation/rec"}
     assert all(part.Tags()["images"] == ["images/samples"] for part in tags.values())
-    for name in ("faces_32", "faces_32_vae"):
+    for name in ("faces_32_best", "faces_32_best_vae"):
         curve = tags[name].Scalars("loss/rec")
         assert curve[-1].value < curve[0].value, "it learns"
-    best = read_checkpoint(trained[0] / "models/faces_32.pt")["state"]
-    curve = tags["faces_32"].Scalars("face_distance")
+    best = read_checkpoint(trained[0] / "models/faces_32_best.pt")["state"]
+    curve = tags["faces_32_best"].Scalars("face_distance")
     assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
 
 
@@ -430,13 +430,13 @@ def same(a, b):
                                               ("train_filler", "best"), ("train_vae", "best")])  # fmt: skip
 def test_resume_is_exact(verb, recipe, faces, trained, home):
     """18 steps are 7 steps, a new start and 11 more, bit for bit: weights, EMA, Adam."""
-    name = "faces_32" + verb.removeprefix("train")
+    name = "faces_32" + "_best" * (recipe == "best") + verb.removeprefix("train")
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, "--epoch=9", *SMALL, *places(home)]
     results = []
     for place, stops in (("once", [18]), ("twice", [7, 18])):
         if verb in ("train_encoder", "train_filler"):
             (home / place).mkdir()
-            shutil.copy(trained[0] / "models/faces_32.pt", home / place)
+            shutil.copy(trained[0] / "models/faces_32_best.pt", home / place)
         for stop in stops:
             where = ["--checkpoint_dir", home / place, "--model_path", home / place, "--steps", stop]
             assert call(*flags, *where, "--sample_every=18") == 0
@@ -495,10 +495,10 @@ def test_a_step_is_a_function_of_its_tensors(verb, recipe, faces, copied, monkey
 
     watch(monkeypatch, script if verb == "train" else coders, twice)
     shutil.rmtree(copied / "checkpoint")
-    for path in (copied / "models").glob("faces_32_*"):
+    for path in (copied / "models").glob("faces_32_best_*"):
         path.unlink()
     if verb == "train":
-        (copied / "models/faces_32.pt").unlink()
+        (copied / "models/faces_32_best.pt").unlink()
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, *SMALL, *places(copied), "--steps=3"]
     assert call(*flags) == 0
     assert len(calls) == (6 if verb == "train" else 3)
@@ -535,7 +535,7 @@ def test_losses_and_penalties_are_of_fp32(verb, module, faces, trained, home, mo
     monkeypatch.setattr(module, "R1_EVERY", 1)
     if verb == "train_filler":
         (home / "models").mkdir()
-        shutil.copy(trained[0] / "models/faces_32.pt", home / "models")
+        shutil.copy(trained[0] / "models/faces_32_best.pt", home / "models")
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe=best", *SMALL, *places(home), "--steps=2"]
     assert call(*flags, "--precision=bf16") == 0
     assert seen == names
@@ -567,7 +567,7 @@ def test_two_processes_stay_equal(faces, home):
     flags = ["--dataset_dir", faces, "--recipe=best", "--steps=3", *SMALL, *places(home)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     # A launch for each verb: two process groups, one after the other on the same torchrun's store, may wait for ever.
-    for verb, name in (("train", "faces_32"), ("train_filler", "faces_32_filler")):
+    for verb, name in (("train", "faces_32_best"), ("train_filler", "faces_32_best_filler")):
         command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543", "--",
                    home / "both.py", *flags, "--run", verb]  # fmt: skip
         process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
@@ -587,7 +587,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--recipe=best"]
     assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
     assert "not finite at step" in capsys.readouterr().err
-    assert not (home / "models/faces_32.pt").exists()
+    assert not (home / "models/faces_32_best.pt").exists()
 
 
 def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
@@ -596,17 +596,17 @@ def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
     assert "already" in capsys.readouterr().out
     assert call(*flags, "--epoch=5") == 0
     assert "resuming" in capsys.readouterr().out
-    assert len(list((copied / "samples/faces_32").glob("0*.png"))) == 5
+    assert len(list((copied / "samples/faces_32_best").glob("0*.png"))) == 5
     assert call(*flags, "--epoch=6", "--lambda_r1=3") == 2
     assert "lambda_r1 was 0.1, now 3.0" in capsys.readouterr().err
 
 
 def test_starting_from_a_trained_gan(trained, faces, home, capsys):
     """A rate that changes nothing: after a step the weights are those of the GAN it started from, EMA and all."""
-    source = trained[0] / "checkpoint/faces_32/last.pt"
+    source = trained[0] / "checkpoint/faces_32_best/last.pt"
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--recipe=best", "--steps=1", "--start_from", source]
     assert call(*flags, "--lambda_rec=1", "--learning_rate=1e-12") == 0
-    before, after = (read_checkpoint(path / "checkpoint/faces_32/last.pt") for path in (trained[0], home))
+    before, after = (read_checkpoint(path / "checkpoint/faces_32_best/last.pt") for path in (trained[0], home))
     for part in ("generator", "discriminator", "encoder"):
         for name, value in before[part].items():
             counted = "running" in name or "num_batches" in name  # by batch norm
@@ -617,11 +617,11 @@ def test_starting_from_a_trained_gan(trained, faces, home, capsys):
 
 def test_the_filler_goes_on_from_the_gan(trained):
     """All three networks learn, in copies: what it began with stays as it was, and it says whose it is."""
-    gan = read_checkpoint(trained[0] / "checkpoint/faces_32/last.pt")
-    encoder = read_checkpoint(trained[0] / "models/faces_32_encoder.pt")
-    filler = read_checkpoint(trained[0] / "checkpoint/faces_32_filler/last.pt")
+    gan = read_checkpoint(trained[0] / "checkpoint/faces_32_best/last.pt")
+    encoder = read_checkpoint(trained[0] / "models/faces_32_best_encoder.pt")
+    filler = read_checkpoint(trained[0] / "checkpoint/faces_32_best_filler/last.pt")
     assert filler["args"]["inverts"] == encoder["args"]["inverts"]
-    for name, before in (("generator", read_checkpoint(trained[0] / "models/faces_32.pt")["generator"]),
+    for name, before in (("generator", read_checkpoint(trained[0] / "models/faces_32_best.pt")["generator"]),
                          ("discriminator", gan["discriminator"]), ("encoder", encoder["encoder"])):  # fmt: skip
         for key, value in before.items():
             counted = "running" in key or "num_batches" in key  # by batch norm, which it leaves as it is
@@ -633,7 +633,7 @@ def test_the_filler_goes_on_from_the_gan(trained):
 
 def test_the_filler_is_judged_by_what_is_kept_of_it(trained, faces):
     """The validation error in its file is that of the file's own networks, the running means."""
-    flags = ["--dataset_dir", faces, "--run=complete", "--recipe=best", *SMALL, *places(trained[0])]
+    flags = ["--dataset_dir", faces, "--run=complete", "--search=best", *SMALL, *places(trained[0])]
     args = script.parse_args(list(map(str, flags)))
     model, hole = prepare(args), make_hole("center", 32)
     records = load_records(args, model.device)
@@ -641,7 +641,7 @@ def test_the_filler_is_judged_by_what_is_kept_of_it(trained, faces):
     guessed = model.guess(x, hole)
     x_hat = poisson(model.decode(model.encode(guessed)), x, hole, guessed, PULL).clamp(-1, 1)
     error = (x_hat - x)[..., hole].square().mean().item()
-    kept = read_checkpoint(trained[0] / "models/faces_32_filler.pt")["state"]
+    kept = read_checkpoint(trained[0] / "models/faces_32_best_filler.pt")["state"]
     assert kept["mse"] == pytest.approx(error, rel=1e-4)
 
 
@@ -661,11 +661,11 @@ def test_sampling(trained, tmp_path):
 def test_a_second_run_writes_beside_the_first(trained, tmp_path):
     """Without --out_dir: sample_001, sample_002, ... in the sample folder, and nothing of the first is touched."""
     flags = ["--dataset_name=faces", "--run=sample", *VERB, *places(trained[0]), "--sample_dir", tmp_path]
-    folders = [tmp_path / f"faces_32/sample_00{number}" for number in (1, 2)]
+    folders = [tmp_path / f"faces_32_best/sample_00{number}" for number in (1, 2)]
     assert call(*flags, "--seed=3") == 0
     first = {path: path.read_bytes() for path in folders[0].rglob("*.*")}
     assert call(*flags, "--seed=4") == 0
-    assert sorted(path.name for path in (tmp_path / "faces_32").iterdir()) == ["sample_001", "sample_002"]
+    assert sorted(path.name for path in (tmp_path / "faces_32_best").iterdir()) == ["sample_001", "sample_002"]
     assert len(first) == 7 and first == {path: path.read_bytes() for path in folders[0].rglob("*.*")}
     assert (np.load(folders[1] / "z.npy") != np.load(folders[0] / "z.npy")).any()
 
@@ -686,7 +686,7 @@ def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path)
     for row in table(out / "losses.tsv"):
         kept = [float(value) for step, value in row.items() if step != "file"]
         assert kept == sorted(kept)[::-1] and kept[-1] < kept[0]
-    content = torch.load(folder / "models/faces_32.pt", weights_only=True)  # by hand: three lines of Python
+    content = torch.load(folder / "models/faces_32_best.pt", weights_only=True)  # by hand: three lines of Python
     generator = Generator(8, 32, 4, 4)
     generator.load_state_dict(content["generator"])
     with torch.no_grad():
@@ -738,7 +738,7 @@ def test_completing_changes_the_hole_alone(trained, faces, tmp_path, capsys):
     for kind in ("center", "left", "random", "full", tmp_path / "own.png"):
         out = tmp_path / f"out_{kind}".replace("/", "_")
         flags = ["--dataset_dir", faces, "--run=complete", "--mask", kind, *VERB, *places(trained[0]), "--out_dir", out]
-        assert call(*flags, "--recipe=best") == 0
+        assert call(*flags, "--search=best") == 0
         hole = own > 0
         if kind != tmp_path / "own.png":
             hole = make_hole(kind, 32, torch.Generator().manual_seed(0)).numpy()
@@ -765,12 +765,12 @@ def test_the_filler_fills_better_than_encoder_and_search(trained, faces, tmp_pat
     """With a guess to go by, the hole is nearer to the truth; --start and --n_iter say what fills it."""
     errors = {}
     for start in ("filler", "encoder"):
-        flags = ["--dataset_dir", faces, "--run=complete", *VERB[:-4], *places(trained[0]), "--recipe=best"]
+        flags = ["--dataset_dir", faces, "--run=complete", *VERB[:-4], *places(trained[0]), "--search=best"]
         assert call(*flags, "--start", start, "--count=20", "--out_dir", tmp_path / start) == 0
         errors[start] = np.mean([float(row["blended_psnr"]) for row in table(tmp_path / start / "results.tsv")])
     assert errors["filler"] > errors["encoder"] + 0.3
     assert script.parse_args(list(map(str, flags))).start == "filler"
-    for more, steps in (([], 0), (["--start=encoder"], 100), (["--recipe=document"], 1000), (["--n_iter=7"], 7)):
+    for more, steps in (([], 0), (["--start=encoder"], 100), (["--search=document"], 1000), (["--n_iter=7"], 7)):
         assert script.parse_args(list(map(str, [*flags, *more]))).n_iter == steps, more
 
 
@@ -945,11 +945,11 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
     for name, says in (("black", "all black"), ("white", "all white"), ("large", "64 x 32")):
         assert call(*flags, "--run=complete", "--mask", tmp_path / f"{name}.png", "--dataset_dir", faces) == 2
         assert says in capsys.readouterr().err
-    model = trained[0] / "models/faces_32.pt"
+    model = trained[0] / "models/faces_32_best.pt"
     assert call("--dataset_dir", faces, "--run=project", "--model_path", model, "--image_size=64") == 2
     assert "give --image_size 32" in capsys.readouterr().err
     assert call(*flags, "--dataset_dir", faces, "--run=project", "--z_size=9") == 2
-    assert "give --z_size 8" in capsys.readouterr().err
+    assert "--z_size 8" in capsys.readouterr().err
     (tmp_path / "bad.pt").write_bytes(b"no model")
     assert call(*flags, "--dataset_dir", faces, "--run=project", "--model_path", tmp_path / "bad.pt") == 2
     assert "no checkpoint of this program" in capsys.readouterr().err
@@ -974,22 +974,22 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
 def test_what_is_missing_is_said(copied, faces, capsys):
     """No VAE, no encoder, an encoder or a filler of another generator, no filler."""
     flags = ["--dataset_dir", faces, *VERB, *places(copied)]
-    (copied / "models/faces_32_vae.pt").unlink()
-    shutil.rmtree(copied / "checkpoint/faces_32_vae")
+    (copied / "models/faces_32_best_vae.pt").unlink()
+    shutil.rmtree(copied / "checkpoint/faces_32_best_vae")
     assert call(*flags, "--run=compare") == 2
     assert "train_vae first" in capsys.readouterr().err
-    content = torch.load(copied / "models/faces_32.pt", weights_only=True)
+    content = torch.load(copied / "models/faces_32_best.pt", weights_only=True)
     del content["encoder"]
     content["generator"]["fc.weight"][0] += 1
-    torch.save(content, copied / "models/faces_32.pt")
-    assert call(*flags, "--run=project", "--recipe=best") == 2
+    torch.save(content, copied / "models/faces_32_best.pt")
+    assert call(*flags, "--run=project", "--search=best") == 2
     captured = capsys.readouterr()
     assert "inverts another generator" in captured.out and "--start random" in captured.err
-    assert call(*flags, "--run=complete", "--recipe=best") == 2
+    assert call(*flags, "--run=complete", "--search=best") == 2
     assert "trained from another generator" in capsys.readouterr().err
-    (copied / "models/faces_32_filler.pt").unlink()
-    shutil.rmtree(copied / "checkpoint/faces_32_filler")
-    assert call(*flags, "--run=complete", "--recipe=best") == 2
+    (copied / "models/faces_32_best_filler.pt").unlink()
+    shutil.rmtree(copied / "checkpoint/faces_32_best_filler")
+    assert call(*flags, "--run=complete", "--search=best") == 2
     assert "--run train_filler first" in capsys.readouterr().err
 
 

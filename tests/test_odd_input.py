@@ -94,9 +94,9 @@ def test_names_in_no_encoding_through_training_and_a_verb(project, home, capfd):
 def test_a_data_set_that_is_a_link_has_one_name(home, capsys):
     """Row 4: what training names, the printed next command finds."""
     assert call("face_math", "--dataset_dir ~/set", PLACES, TRAIN["face_math"], "--steps 2") == 0
-    assert (home / "models/set_32.pt").is_file() and list((home / "records").glob("set-*"))
+    assert (home / "models/set_32_best.pt").is_file() and list((home / "records").glob("set-*"))
     assert call("face_math", "--dataset_name set --run sample --recipe best --count 2", PLACES) == 0
-    assert "models/set_32.pt" in capsys.readouterr().out
+    assert "models/set_32_best.pt" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("project", PROJECTS)
