@@ -66,7 +66,7 @@ def open_image(path):
     Pillow gets a file and no name: by its name it maps an uncompressed TIFF into memory, with its sides exchanged
     where it lies on its side.
     """
-    Image.MAX_IMAGE_PIXELS = None  # our own limit is below; Pillow's would only warn
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses twice that, in each frame of an animation too
     path = Path(path)
     try:
         if path.exists() and not path.is_file():  # a folder, or a pipe, which would be waited for
@@ -80,12 +80,11 @@ def open_image(path):
         try:
             with quiet():
                 image = Image.open(file, formats=FORMATS)
+        except Image.DecompressionBombError:
+            raise InputError(f"{path}: more than {MAX_PIXELS // 10**6} million pixels") from None
         except Exception as error:  # decoders of damaged files raise almost anything
             raise InputError(f"{path}: not a picture, or damaged ({type(error).__name__})") from None
         with image:
-            if image.width * image.height > MAX_PIXELS:
-                size = f"{image.width} x {image.height} pixels"
-                raise InputError(f"{path}: {size}, more than {MAX_PIXELS // 10**6} million")
             yield image
 
 

@@ -254,6 +254,19 @@ def test_an_animation_is_one_by_what_it_is(tmp_path):
         assert number is None and is_red(image), name
 
 
+def test_a_frame_that_is_larger_than_its_gif_is_refused(tmp_path):
+    """Pillow makes the picture as large as such a frame: 13 GB."""
+    first, *others = map(Image.fromarray, FRAMES)
+    first.save(tmp_path / "a.gif", save_all=True, append_images=others)
+    data = (tmp_path / "a.gif").read_bytes()
+    second = data.index(b"\x2c", data.index(b"\x2c") + 10)  # its descriptor: left, top, width, height
+    while data[second - 8 : second - 5] != b"\x21\xf9\x04":
+        second = data.index(b"\x2c", second + 1)
+    (tmp_path / "a.gif").write_bytes(data[: second + 1] + b"\xff" * 8 + data[second + 9 :])
+    with pytest.raises(InputError, match="exceeds limit"):
+        list(numbered_frames(tmp_path / "a.gif"))
+
+
 def test_a_png_with_a_profile_of_megabytes_is_read(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "a.png", icc_profile=profile(b"RGB ") + os.urandom(3_000_000))
     assert is_red(read_image(tmp_path / "a.png"))
