@@ -30,7 +30,7 @@ from common.photos import InputError, files_below, name_outputs, named_files, nu
 
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FOUND = ["score", "x1", "y1", "x2", "y2", *(f"{point}_{axis}" for point in POINTS for axis in "xy")]
-COLUMNS = ["source", "frame", "output", *FOUND, "skipped", "file_stamp"]  # of faces.tsv
+COLUMNS = ["source", "frame", "output", "faces", *FOUND, "skipped", "file_stamp"]  # of faces.tsv
 
 
 def parse_args(argv=None):
@@ -142,7 +142,8 @@ def cut_out(image, boxes, scores, landmarks, args):
     for index in order:
         face = align(image, landmarks[index])[0] if args.align else crop(image, boxes[index], args.size, args.margin)
         numbers = [scores[index], *boxes[index], *landmarks[index].ravel()]
-        yield face, dict(zip(FOUND, (f"{number:.4f}" for number in numbers), strict=True))
+        columns = dict(zip(FOUND, (f"{number:.4f}" for number in numbers), strict=True))
+        yield face, columns | {"faces": str(len(boxes))}  # in the picture, this one and those that are left
 
 
 def write_faces(batch, detector, stems, out_dir, args):
@@ -207,7 +208,19 @@ def crop_folder(args):
         raise InputError(f"no face in any of {len(missing)} pictures ({missing[0]['source']}: {missing[0]['skipped']})")
     if dataset is not None:
         write_annotations(out_dir, dataset, dict(zip(files, itertools.count(), strict=False)), found)
-    print(f"{len(found)} faces in {out_dir}; {len(missing)} pictures skipped" + f", see {table}" * bool(missing))
+    skipped = f"{plural(len(missing), 'picture')} skipped" + f", see {table}" * bool(missing)
+    print(f"{plural(len(found), 'face')} in {out_dir}; {skipped}")
+    groups = {(row["source"], row["frame"]): int(row["faces"]) for row in found}
+    if left := sum(groups.values()) - len(found):
+        several = sum(count > 1 for count in groups.values())
+        print(
+            f"{plural(left, 'more face')} in {plural(several, 'picture')} were left: --which all takes them"
+        )
+
+
+def plural(count, what):
+    """1 face, 2 faces."""
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def write_annotations(out_dir, dataset, index, rows):

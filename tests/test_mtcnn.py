@@ -249,6 +249,45 @@ def test_align_and_paste():
         align(photo, np.zeros((5, 2)))
 
 
+def test_only_what_has_changed_is_added():
+    """At any size and turn: in full in the middle, nothing beyond the face's box, no step anywhere, the detail kept."""
+    photo = np.random.default_rng(0).integers(60, 160, (900, 1200, 3), np.uint8)
+    turn = 0.12 * np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])  # 64 pixels for 530 of the photo
+    matrix = np.column_stack([turn, [32, 32] - turn @ [700, 400]])
+    before = np.random.default_rng(1).integers(0, 200, (64, 64, 3), np.uint8)
+    change = paste(photo, before + np.uint8([40, 0, 20]), matrix, before).astype(int) - photo
+    assert (change[400, 700] == [40, 0, 20]).all() and not change[..., 1].any()
+    y, x = np.indices(photo.shape[:2])
+    there = np.stack([x, y], 2) @ turn.T + matrix[:, 2]
+    assert not change[((there < -1) | (there > 64)).any(2)].any() and change[abs(there - 31.5).max(2) < 15].min() == 0
+    assert (change[abs(there - 31.5).max(2) < 18][:, 0] == 40).all()
+    assert abs(np.diff(change[..., 0], axis=0)).max() <= 2 and abs(np.diff(change[..., 0], axis=1)).max() <= 2
+    assert np.array_equal(paste(photo, before, matrix, before), photo)
+    assert np.array_equal(paste(photo, before, matrix, weight=np.zeros((64, 64))), photo)
+    far = np.column_stack([turn, [-500, 0]])
+    assert np.array_equal(paste(photo, before, far), photo), "a face that lies outside"
+
+
+def test_colours_are_matched_where_the_weight_is():
+    rng = np.random.default_rng(0)
+    face, like, weight = rng.normal(100, 20, (40, 40, 3)), rng.normal([60, 90, 120], [15, 20, 80], (40, 40, 3)), None
+    face[:, :10], weight = 255, np.zeros((40, 40))
+    weight[5:35, 12:35] = 1
+    made, inside = mtcnn.match_colours(face, like, weight), weight > 0
+    assert np.allclose(made[inside].mean(0), like[inside].mean(0), atol=0.1)
+    assert np.allclose(made[inside].std(0)[:2], like[inside].std(0)[:2], rtol=0.01)
+    assert np.allclose(made[inside].std(0)[2], 2 * face[inside].std(0)[2], rtol=0.01), "not more than twice"
+
+
+def test_a_face_keeps_its_place_through_boxes_and_sizes():
+    """The matrix to a box of CelebA's geometry, at another size, shows in the photo what the crop shows."""
+    photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (500, 460, 3), np.uint8), (0, 0), 9)
+    aligned, matrix = align(photo, TEMPLATE * 1.7 + [60, 40])
+    part = cv2.resize(aligned[20:198], (64, 64), interpolation=cv2.INTER_AREA)
+    direct = mtcnn.warp(photo, mtcnn.rescale(matrix, (0, 20, 178, 178), (64, 64)), (64, 64))
+    assert abs(direct.astype(int) - part).max() < 8
+
+
 def test_square_matrix_is_that_of_crop():
     photo = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (300, 260, 3), np.uint8), (0, 0), 8)
     for box in ((60, 50, 200, 210), (-20, 100, 50, 180)):
@@ -303,6 +342,7 @@ def test_folder(run, photos, tmp_path, capsys):
     made = crops(out_dir)
     assert set(made) == {"one.jpg", "one_2.jpg", "sub/two.jpg", "clip/000000.jpg", "clip/000001.jpg", "clip/000002.jpg"}
     assert "6 faces" in done.stdout and "2 pictures skipped" in done.stdout
+    assert "2 more faces in 1 picture were left: --which all takes them" in done.stdout
     rows = {row["output"] or Path(row["source"]).name: row for row in read_table(out_dir)}
     assert rows["none.png"]["skipped"] == "no face found" and "not a picture" in rows["bad.jpg"]["skipped"]
     assert rows["clip/000002.jpg"]["frame"] == "2" and rows["one_2.jpg"]["source"].endswith("one.png")
