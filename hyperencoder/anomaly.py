@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from common.celeba import to_tensor, to_uint8
 from common.photos import InputError
-from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
+from hyperencoder.loading import load_model, load_photos, load_pictures, reconstruct, run_name
 from hyperencoder.model import resize
 from hyperencoder.plumbing import in_chunks, place, save_sheet
 
@@ -80,26 +80,49 @@ def errors_of(model, images, device, autocast):
     return torch.cat([(x_hat - x).square().mean((1, 2, 3)).cpu() for x, x_hat in pieces])
 
 
+def unusual(errors, known):
+    """How far errors (N,) are from the median of the known ones (M,), either way, by the factor between them.
+
+    The second score: a blurred face is reconstructed too well, not too badly.
+    """
+    return (errors.log() - known.log().median()).abs()
+
+
+def share_below(scores, known):
+    """(N,): the share of the known scores (M,) that each score is above."""
+    return torch.searchsorted(known.sort().values, scores).double() / len(known)
+
+
 def anomaly(args):
     """Score pictures by reconstruction error: --images one by one, or the test faces against five kinds of others."""
     model, device, autocast, state = load_model(args)
     if "validation_errors" not in state:
         raise InputError("anomaly scores need the best model, which training writes at the end of its first epoch")
-    images, names = load_pictures(args, model, device)
+    if args.images:
+        images, names, faces = load_photos(args, model, device, faceless=True)
+    else:
+        images, names = load_pictures(args, model, device)
+        faces = [True] * len(names)
     samples = place(args, "samples", run_name(args))
     samples.mkdir(parents=True, exist_ok=True)
 
     normal, known = errors_of(model, images, device, autocast), state["validation_errors"]
-    below = torch.searchsorted(known, normal).double() / len(known)
-    rows = list(zip(names, normal.tolist(), below.tolist(), strict=True))
+    below, two_sided = share_below(normal, known), share_below(unusual(normal, known), unusual(known, known))
+    odd = [not face or max(shares) > 0.99 for face, *shares in zip(faces, below, two_sided, strict=True)]
+    rows = list(zip(names, normal.tolist(), below.tolist(), two_sided.tolist(), faces, odd, strict=True))
     with open(samples / "anomaly.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
-        table.writerow(["file", "error", "validation_faces_below"])
-        table.writerows([name, f"{error:.6g}", f"{share:.4f}"] for name, error, share in rows)
-    print(f"anomaly.csv in {samples}: an error above 99% of the validation faces' ({known.quantile(0.99):.4f}) is odd")
+        table.writerow(["file", "error", "validation_faces_below", "two_sided_below", "face", "odd"])
+        table.writerows([name, f"{error:.6g}", f"{one:.4f}", f"{two:.4f}", int(face), int(strange)]
+                        for name, error, one, two, face, strange in rows)  # fmt: skip
+    print(f"anomaly.csv in {samples}: odd is an error above 99% of the validation faces' ({known.quantile(0.99):.4f}),")
+    print("or one that is further than 99% of theirs from what is usual, above or below; or no face in the picture")
     if args.images:
-        for name, error, share in rows:
-            print(f"{name}: error {error:.4f}, above {share:.0%} of the validation faces")
+        for name, error, one, two, face, strange in rows:
+            told = "no face found, odd: " * (not face) or "odd: " * strange
+            print(
+                f"{name}: {told}error {error:.4f}, above {one:.0%} of the validation faces, two-sided above {two:.0%}"
+            )
         return
 
     generator = torch.Generator().manual_seed(args.seed)
@@ -107,9 +130,7 @@ def anomaly(args):
     for kind, change in ANOMALIES.items():
         odd = to_uint8(change(to_tensor(images), generator))
         scores = errors_of(model, odd, device, autocast)
-        # Blur is reconstructed too well, not too badly: the second score is the distance from the usual error.
-        usual = known.log().median()
-        two_sided = roc_auc((normal.log() - usual).abs(), (scores.log() - usual).abs())
+        two_sided = roc_auc(unusual(normal, known), unusual(scores, known))
         table[kind] = {"auc": roc_auc(normal, scores), "auc_two_sided": two_sided}
         sheet[kind] = to_tensor(odd[:8])
         sheet[f"{kind}, reconstructed"] = reconstruct(model, odd[:8], device, autocast)[1].cpu()

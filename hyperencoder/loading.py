@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common import celeba
-from common.celeba import load_faces, subset, to_tensor
+from common.celeba import find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError
 from hyperencoder import plumbing
@@ -97,17 +97,24 @@ def load_model(args):
 def load_pictures(args, model, device):
     """What a verb works on: --images, else the data set's test part. Returns images (N, h, w, 3) uint8 and names."""
     if args.images:
-        size = (max(128, *model.size),) * 2
-        odd = args.run == "anomaly"  # there, a picture without a face counts too
-        images, names, skipped = load_faces(args.images, "face", size, MTCNN(device), faceless=odd)
-        for name, reason in skipped:
-            print(f"skipped {name}: {reason}")
-        return images, names
+        return load_photos(args, model, device)[:2]
     records = load_records(args, device)
     rows = records.rows("test")
     if len(rows) == 0:
         raise InputError(f"{args.dataset_dir} has no test pictures: name pictures with --images")
     return records.images[rows], [records.names[row] for row in rows]
+
+
+def load_photos(args, model, device, faceless=False):
+    """The largest face of each of --images; faceless: of a picture without one, its middle.
+
+    Returns images (N, h, w, 3) uint8, names, and for each whether a face was found.
+    """
+    size = (max(128, *model.size),) * 2
+    images, names, skipped, places = find_faces(args.images, "face", size, MTCNN(device), faceless=faceless)
+    for name, reason in skipped:
+        print(f"skipped {name}: {reason}")
+    return images, names, [place is not None for place in places]
 
 
 @torch.no_grad()

@@ -1,12 +1,16 @@
 """--run swap: one person's face in another's place, with the decoders that train_swap has trained."""
 
+import contextlib
+
 import torch
 
 from common.celeba import to_uint8
-from common.mtcnn import MTCNN, crop, paste, pick, square_matrix
-from common.photos import InputError, frames, name_outputs, named_files, save_pictures
+from common.mtcnn import MTCNN, crop, kind_of, match_colours, paste, pick, rescale, rewrite, soft_oval, square_matrix
+from common.photos import InputError, name_outputs, named_files
 from hyperencoder.loading import embed, load_model
 from hyperencoder.plumbing import new_folder
+
+CROP = 128  # pixels of the faces that go in
 
 
 @torch.no_grad()
@@ -24,6 +28,24 @@ def put_in(model, images, device, autocast, person, means):
     return made.float(), x
 
 
+def swap_faces(photo, people, detector, all_faces):
+    """A photo with the largest face (or all) another's, (H, W, 3) uint8; None where there is none.
+
+    people: (model, device, autocast, person, means), as put_in() takes them. An oval of each face is replaced, its
+    colours brought to those of the face that was there.
+    """
+    model, device, autocast, person, means = people
+    (boxes,), _, _ = detector.detect([photo])
+    chosen, result = range(len(boxes)) if all_faces else [pick(boxes, photo.shape, "largest")], None
+    for index in chosen if len(boxes) else ():
+        made, x = put_in(model, crop(photo, boxes[index], CROP)[None], device, autocast, person, means)
+        made, x = to_uint8(made)[0], to_uint8(x)[0]
+        size, weight = made.shape[:2], soft_oval(made.shape[:2])
+        matrix = rescale(square_matrix(boxes[index], (CROP, CROP)), (0, 0, CROP, CROP), size)
+        result = paste(photo if result is None else result, match_colours(made, x, weight), matrix, weight=weight)
+    return result
+
+
 def swap(args):
     """Put --person's face over the faces of --images: embed each face, decode it as that person, blend it back."""
     if not args.images or not args.out_dir:
@@ -37,21 +59,22 @@ def swap(args):
         raise InputError("this model does not know its people's mean embeddings: --run train_swap again")
     files, names = named_files(args.images)
     out_dir, detector, swapped = new_folder(args.out_dir, args.overwrite), MTCNN(device), 0
-    for file, whole, stem in zip(files, names, name_outputs(names), strict=True):
-        for name, photo, problem in frames([file], [whole]):
-            boxes, _, _ = detector.detect([] if photo is None else [photo])
-            if problem or not len(boxes[0]):
-                print(f"{name} skipped: {problem or 'no face found'}")
-                continue
-            chosen = boxes[0] if args.all_faces else boxes[0][[pick(boxes[0], photo.shape, "largest")]]
-            for box in chosen:
-                face = crop(photo, box, 128)[None]
-                made, _ = put_in(model, face, device, autocast, people.index(person), state["means"])
-                made = to_uint8(made)[0]
-                photo = paste(photo, made, square_matrix(box, made.shape))
-            swapped += 1
-            number = name.removesuffix(file.suffix)[len(whole.removesuffix(file.suffix)) :]  # of a frame
-            save_pictures(out_dir, [f"{stem}{number}"], [photo])
+    who = model, device, autocast, people.index(person), state["means"]
+    for file, name, stem in zip(files, names, name_outputs(names), strict=True):
+        path = out_dir / f"{stem}{kind_of(file)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            count, found, lost = rewrite(file, path, lambda _, photo: swap_faces(photo, who, detector, args.all_faces))
+        except InputError as error:
+            count, found, lost = 0, 0, [str(error).removeprefix(f"{file}: ")]
+        swapped += found > 0
+        if found:
+            told = [f"a face swapped in {found} of {count} frames"] * (count > 1)
+            print("; ".join([str(path), *told, *([f"not kept of {file}: {', '.join(lost)}"] if lost else [])]))
+        else:
+            print(f"{name} skipped: {lost[0] if count == 0 else 'no face found'}")
     if not swapped:
+        with contextlib.suppress(OSError):
+            out_dir.rmdir()
         raise InputError("no face found in any of the pictures")
-    print(f"{swapped} pictures now show {person}: {out_dir}")
+    print(f"{swapped} of {len(files)} files now show {person}: {out_dir}")

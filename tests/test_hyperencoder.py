@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,9 +19,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import ROOT
+from pictures import write_video
 from PIL import Image
 
 from common.celeba import to_tensor
+from common.mtcnn import MTCNN, square_around
 from common.photos import InputError
 from hyperencoder import main as script
 from hyperencoder import plumbing
@@ -28,7 +31,7 @@ from hyperencoder.anomaly import ANOMALIES, occluded_eyes, roc_auc, shuffled_blo
 from hyperencoder.loading import load_records, make_model
 from hyperencoder.model import AutoEncoder, Decoder, Encoder, augment, fit_pca, initialise, map_sizes, resize
 from hyperencoder.plumbing import load_checkpoint, read_checkpoint, save_checkpoint
-from hyperencoder.swap import put_in
+from hyperencoder.swap import put_in, swap_faces
 
 SMALL = ("--width_multiplier", 0.0625, "--embed_size", 12, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -465,11 +468,14 @@ def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     assert (folder / "samples/faces/anomaly.png").exists()
     photo = next((faces / "img_align_celeba").iterdir())
     assert call("--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)) == 0
-    assert f"{photo.name}: error" in capsys.readouterr().out
+    assert re.search(rf"{photo.name}: (odd: )?error .*, above .*%.*, two-sided above .*%", capsys.readouterr().out)
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     assert call("--dataset_name=faces", "--run=anomaly", "--images", folder / "noise.png", *places(folder)) == 0
-    assert "noise.png: error" in capsys.readouterr().out, "no face in it, and a score all the same"
+    assert "noise.png: no face found, odd: error" in capsys.readouterr().out, "a score all the same"
+    with open(folder / "samples/faces/anomaly.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["face"], row["odd"]) == ("0", "1") and 0 <= float(row["two_sided_below"]) <= 1
     flags = ["--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)]
     assert call(*flags, "--model_path", folder / "nowhere") == 2, "a checkpoint alone knows no usual errors"
 
@@ -491,6 +497,16 @@ def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):
     changed = np.abs(after - before).max(2)
     assert after.shape == before.shape and changed[90:150, 60:120].mean() > 1, "the face has changed"
     assert changed[:10].max() == 0 and changed[:, :5].max() == 0, "what is far from the face has not"
+    frames = [Image.open(photo), Image.new("RGB", (178, 218), "green"), Image.open(photo)]
+    frames[0].save(home / "clip.gif", save_all=True, append_images=frames[1:], duration=80)
+    write_video(home / "film.mp4", [np.array(frame) for frame in frames])
+    clips = [home / "clip.gif", home / "film.mp4"]
+    assert call(*flags, "--run=swap", "--images", *clips, "--out_dir", home / "clips") == 0
+    assert sorted(path.name for path in (home / "clips").iterdir()) == ["clip.gif", "film.mp4"]
+    assert capsys.readouterr().out.count("a face swapped in 2 of 3 frames") == 2
+    frames[1].save(home / "green.png")
+    assert call(*flags, "--run=swap", "--images", home / "green.png", "--out_dir", home / "none") == 2
+    assert "green.png skipped: no face found" in capsys.readouterr().out and not (home / "none").exists()
     assert call(*flags, "--run=swap", "--images", photo, "--out_dir", home / "other", "--person=77") == 2
     assert "the model knows 1, 2" in capsys.readouterr().err
 
@@ -509,6 +525,37 @@ def test_a_swapped_embedding_moves_from_one_mean_to_the_other():
     made, x = put_in(Painter, images, torch.device("cpu"), contextlib.nullcontext, 1, means)
     torch.testing.assert_close(made[:, :, 0, 0], torch.tensor([[0.4, 0.8, 1], [0.6, 0.6, 1]]))
     torch.testing.assert_close(x[:, :2, 3, 3], torch.tensor([[-0.6, -0.2], [0.6, 0.6]]))
+
+
+def test_a_swap_is_an_oval_in_the_photos_colours_and_a_clip_stays_one(faces, tmp_path, capsys):
+    """A painter of bright red faces swaps them: the photo's colours stay, the corners of the square too."""
+
+    class Painter:
+        eval = staticmethod(lambda: None)
+        target = staticmethod(
+            lambda x: F.interpolate(x, (32, 64), mode="area")
+        )  # neither square nor of the crop's size
+        encode = staticmethod(lambda x: x[:, :2, 0, 0])
+
+        @staticmethod
+        def decode(embedding, person):
+            x = torch.full((1, 3, 32, 64), -0.5) + torch.linspace(0, 0.3, 64)
+            return x + torch.tensor([1, 0.0, 0])[:, None, None]
+
+    photo = np.asarray(Image.open(next((faces / "img_align_celeba").iterdir())))
+    photo = np.asarray(Image.fromarray(photo).resize((534, 654)))
+    detector, who = MTCNN(), (Painter, torch.device("cpu"), contextlib.nullcontext, 0, torch.zeros(1, 2))
+    made = swap_faces(photo, who, detector, all_faces=False)
+    (box, *_), *_ = detector.detect([photo])[0]
+    left, top, side = square_around(box, 1.2)
+    changed = (made != photo).any(2)
+    rows, columns = np.flatnonzero(changed.any(1)), np.flatnonzero(changed.any(0))
+    assert abs(rows.mean() - top - side / 2) < 4 and abs(columns.mean() - left - side / 2) < 4
+    assert 0.7 * side < len(columns) < 0.9 * len(rows) < side, "an oval"
+    assert changed.sum() < 0.83 * len(rows) * len(columns)
+    middle = np.s_[top + side // 3 : top + 2 * side // 3, left + side // 3 : left + 2 * side // 3]
+    assert np.abs(made[middle].mean((0, 1)) - photo[middle].mean((0, 1))).max() < 25, "no red face"
+    assert swap_faces(np.zeros((90, 90, 3), np.uint8), who, detector, all_faces=True) is None
 
 
 def test_swap_between_folders(faces, tmp_path):
