@@ -131,7 +131,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
-    add("--out_dir", type=path, help="folder for what a verb writes (default: one below the sample folder)")
+    add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
     named = {name: [name] for name in ("data", "model", "image_size", "recipe")}

@@ -67,7 +67,7 @@ def sample(args):
     x_fake = gan.generate(z)
     save_pictures(out / "pictures", [f"{i:06d}" for i in range(args.count)], to_uint8(x_fake))
     np.save(out / "latents.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {"": x_fake[:64]})
+    save_sheet(out / "sheet.png", {f"drawn of random latents, seed {args.seed}": x_fake[:64]})
     print(f"{args.count} pictures, latents.npy and sheet.png in {out}")
 
 
@@ -97,7 +97,8 @@ def vary(args):
     for title, length in titles:
         line = pictures[:, begin : begin + length]
         shown = torch.cat([head, line], 1)[:32]
-        save_sheet(out / f"{title}.png", {"": shown.flatten(0, 1)}, columns=shown.shape[1])
+        caption = ("the picture, made anew, " if args.images else "") + f"{title} varied"
+        save_sheet(out / f"{title}.png", {caption: shown.flatten(0, 1)}, columns=shown.shape[1])
         for name, varied in zip(names, line, strict=True):
             files = [f"{title}/{name}_{number:02d}" for number in range(length)]
             save_pictures(out, files, to_uint8(varied))
@@ -120,4 +121,8 @@ def save_categories(out, gan, z, points):
     for number in range(latent.continuous):
         begin = sum(latent.categorical) + number * points
         lines = pictures[:, begin : begin + points]
-        save_sheet(out / f"categories_by_code_{number + 1}.png", {"": lines.flatten(0, 1)}, columns=points)
+        save_sheet(
+            out / f"categories_by_code_{number + 1}.png",
+            {f"down: category, across: code {number + 1}": lines.flatten(0, 1)},
+            columns=points,
+        )

@@ -108,7 +108,7 @@ def parse_args(argv=None):
     add("--infile", type=path, help="inference: a photo, GIF or video, or a crop of the box's own size")
     add("--outfile", type=path, help="inference: where it goes (default: inference_out.png, .gif or .mp4)")
     add("--images", type=path, nargs="+", help="inference: several, or folders of them; they go to --out_dir")
-    add("--out_dir", type=path, help="folder for the results of --images (test: default below the sample folder)")
+    add("--out_dir", type=path, help="folder for the results (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="replace --outfile, write into a full --out_dir")
 
     parser.set_defaults(dataset_dir=str(plumbing.PROJECT / "dataset"))

@@ -9,7 +9,7 @@ from common.celeba import parse_condition, to_uint8
 from common.photos import InputError, save_pictures
 from deep_makeover.gan import diversity, face_distance
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
-from deep_makeover.plumbing import new_folder, place, psnr, save_sheet, write_table
+from deep_makeover.plumbing import output_folder, place, psnr, save_sheet, write_table
 
 
 def validate(generator, discriminator, images, crop, device, autocast):
@@ -53,7 +53,7 @@ def test(args):
     source, target = (records.images[rows] for rows in sides(args, records, "test"))
     if min(len(source), len(target)) == 0:
         raise InputError(f"{len(source)} test faces are {args.source}, {len(target)} are {args.target}: none to test")
-    out_dir = new_folder(args.out_dir or samples / "test", args.overwrite or not args.out_dir)
+    out_dir = output_folder(args, samples)
 
     started = time.monotonic()
     x, x_fake = make_over(generator, source, device, autocast)

@@ -9,7 +9,8 @@ import torch
 
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
 from common.photos import InputError, media_files, name_outputs
-from deep_makeover.loading import load_model, make_over, read_box
+from deep_makeover.loading import load_model, make_over, read_box, run_name
+from deep_makeover.plumbing import next_folder, place, write_table
 
 OUTPUTS = {  # by what the input is: what the result may be
     ".mp4": (".mp4", ".avi", ".mkv", ".mov"),
@@ -60,13 +61,14 @@ def plan_outputs(args):
     """[(file to read, file to write), ...]. InputError: what cannot be read or written, or must not be."""
     if bool(args.infile) == bool(args.images):
         raise InputError("--run inference needs --infile, one photo, GIF or video, or --images with --out_dir")
-    if args.images and (args.outfile or not args.out_dir):
+    if args.images and args.outfile:
         raise InputError("the results of --images go to a folder, --out_dir; --outfile is for --infile")
     if args.infile and args.out_dir:
         raise InputError("the result of --infile is --outfile; --out_dir is for --images")
     files = media_files(args.images or [args.infile])
     if args.images:
-        return list(zip(files, plan_folder(files, Path(args.out_dir), args.overwrite), strict=True))
+        folder = next_folder(args, place(args, "samples", run_name(args)))
+        return list(zip(files, plan_folder(files, folder, args.overwrite), strict=True))
     if len(files) > 1 or Path(args.infile).is_dir():
         raise InputError(f"--infile {args.infile} is a folder: give --images and --out_dir")
     path = Path(args.outfile or f"inference_out{kind_of(files[0])}")
@@ -119,7 +121,7 @@ def inference(args):
     """Make over the faces of photos, GIFs and videos, and put them back where they were."""
     plan = plan_outputs(args)
     model = load_model(args)
-    detector, done, told = MTCNN(model[1]), 0, ""
+    detector, done, told, rows = MTCNN(model[1]), 0, "", []
     plan[0][1].parent.mkdir(parents=True, exist_ok=True)
     for file, path in plan:
         try:
@@ -128,10 +130,13 @@ def inference(args):
             told, written = str(error).removeprefix(f"{file}: "), False
         done += written
         if written:
+            rows.append((path.name, file))
             print(f"{path}: {told}")
         elif len(plan) > 1:
             print(f"skipped {file}: {told}")
     if not done:
-        if args.images and not any(Path(args.out_dir).iterdir()):
-            Path(args.out_dir).rmdir()
+        if args.images and not any((folder := plan[0][1].parent).iterdir()):
+            folder.rmdir()
         raise InputError(f"{plan[0][0]}: {told}" if len(plan) == 1 else f"none of {len(plan)} files: the last, {told}")
+    if args.images:
+        write_table(plan[0][1].parent / "manifest.tsv", ("file", "source"), rows)

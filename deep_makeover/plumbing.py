@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from datetime import timedelta
 from functools import partial
@@ -26,6 +27,7 @@ from common.photos import InputError, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
+WIDE = 1088  # pixels that a sheet is enlarged to at most: 16 pictures of 64 stay as they are
 PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,7 +112,7 @@ def add_machine_flags(parser):
     add("--workers", type=natural, default=os.cpu_count() or 1, help="processes that decode pictures")
 
 
-def add_file_flags(parser, *also, records=PROJECT.parent / "records", sample_every=0):
+def add_file_flags(parser, *also, records="../records", sample_every=0):
     """The group Files with what all five share; also: other names of --record_dir. Returns the group.
 
     Packed pictures lie beside the projects: one crop and size of a data set is packed once for all of them.
@@ -119,7 +121,12 @@ def add_file_flags(parser, *also, records=PROJECT.parent / "records", sample_eve
     add_path = partial(add, type=path)
     add_path("--dataset_dir", help="folder or zip with the pictures")
     add("--dataset_name", help="names checkpoint, model and samples (default: the folder's name)")
-    add_path("--record_dir", *also, default=str(records), help="packed pictures (records, beside the projects)")
+    add_path(
+        "--record_dir",
+        *also,
+        default=os.path.abspath(PROJECT / records),
+        help="packed pictures, for all projects (records)",
+    )
     add_path("--checkpoint_dir", default=str(PROJECT / "checkpoint"), help="default: checkpoint, by main.py")
     add_path("--model_path", default=str(PROJECT / "models"), help="model file, or folder (models, by main.py)")
     add_path("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, by main.py)")
@@ -562,11 +569,13 @@ def psnr(mse):
 def save_sheet(path, rows, columns=16):
     """Write a sheet of pictures as PNG: rows maps a label to (N, 3, H, W) in [-1, 1], each in lines of `columns`.
 
-    Returns the sheet as (H, W, 3) uint8.
+    A sheet of a few small pictures is enlarged, up to four times. Returns it as (H, W, 3) uint8.
     """
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
-    strips = []
+    widths = [min(columns, len(pictures)) * (pictures.shape[-1] + 2) + 2 for pictures in rows.values()]
+    factor = max(1, min(4, WIDE // max(widths)))
+    font, strips = ImageFont.load_default(15), []
     for label, pictures in rows.items():
         pictures = np.pad(to_uint8(pictures), ((0, 0), (2, 0), (2, 0), (0, 0)))  # a black line above and to the left
         _, height, width, _ = pictures.shape
@@ -576,10 +585,12 @@ def save_sheet(path, rows, columns=16):
         for i, picture in enumerate(pictures):
             top, left = i // columns * height, i % columns * width
             grid[top : top + height, left : left + width] = picture
+        grid = Image.fromarray(grid)
+        grid = np.asarray(grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.BICUBIC))
         if label:
-            strip = Image.new("RGB", (grid.shape[1], 14), "white")
             label = label.encode("latin-1", "replace").decode("latin-1")  # the letters that Pillow's own font has
-            ImageDraw.Draw(strip).text((3, 1), label, fill="black")
+            strip = Image.new("RGB", (max(grid.shape[1], math.ceil(font.getlength(label)) + 8), 22), "white")
+            ImageDraw.Draw(strip).text((4, 2), label, fill="black", font=font)
             strips.append(np.asarray(strip))
         strips.append(grid)
     width = max(strip.shape[1] for strip in strips)
@@ -602,13 +613,28 @@ def new_folder(path, overwrite, make=True):
     return path
 
 
-def output_folder(args, samples):
-    """Where a verb writes: --out_dir, which must be empty or --overwrite, else a new one, VERB_001 ..., in samples.
+def next_folder(args, samples):
+    """Where a verb writes: --out_dir, else the first of VERB_001, VERB_002 ... in samples that is not there yet.
 
     So a second run writes beside the first and not over it.
     """
     numbered = (samples / f"{args.run}_{i:03d}" for i in range(1, 10**6))
-    return new_folder(args.out_dir or next(path for path in numbered if not path.exists()), args.overwrite)
+    return Path(args.out_dir or next(path for path in numbered if not path.exists()))
+
+
+def output_folder(args, samples):
+    """That folder, made. InputError: --out_dir is not empty and --overwrite was not given."""
+    folder = new_folder(next_folder(args, samples), args.overwrite)
+    if not args.out_dir:
+        add_to_index(args, samples, folder.name)
+    return folder
+
+
+def add_to_index(args, samples, what):
+    """A line in a run's index.tsv: what lies in its sample folder, since when, and the command that wrote it."""
+    samples.mkdir(parents=True, exist_ok=True)
+    with open(samples / "index.tsv", "a", encoding="utf-8", errors="surrogateescape") as file:
+        print(what, time.strftime("%Y-%m-%d %H:%M"), args.command, sep="\t", file=file)
 
 
 def write_table(path, title, rows):
@@ -701,6 +727,7 @@ class Journal:
             logs = self.samples / "logs"
             print(f"watch it: tensorboard --logdir {shlex.quote(str(logs))}")
             logs.mkdir(parents=True, exist_ok=True)
+            add_to_index(self.args, self.samples, f"sheets from {self.step + 1:07d}.png on, logs")
             self.writer = SummaryWriter(self.stack.enter_context(plain_path(logs)), purge_step=self.step + 1)
         total, done = (steps * self.args.batch_size for steps in (self.last, self.step))
         how = dict(unit="img", unit_scale=True, mininterval=1 if sys.stderr.isatty() else 30)

@@ -23,7 +23,7 @@ def sample(args):
     x_fake = model.decode(z)
     save_pictures(out / "faces", [f"{i:06d}" for i in range(args.count)], to_uint8(x_fake))
     np.save(out / "z.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {"": x_fake[:64]})
+    save_sheet(out / "sheet.png", {f"drawn of random z, seed {args.seed}": x_fake[:64]})
     print(f"{args.count} faces, z.npy and sheet.png in {out}")
 
 

@@ -9,18 +9,23 @@ import torch
 from common.celeba import to_uint8
 from common.photos import name_outputs, save_pictures
 from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
-from hyperencoder.plumbing import in_chunks, new_folder, place, save_sheet
+from hyperencoder.plumbing import in_chunks, output_folder, place, save_sheet, write_table
 
 
 def test(args):
-    """Reconstruct the test faces or --images: grid, metrics.json and embeddings.csv in the sample folder."""
+    """Reconstruct the test faces or --images: grid, metrics.json and embeddings.csv.
+
+    Those of the test faces lie in the sample folder, as the document has it; those of --images, with single pictures
+    and a manifest, in --out_dir or a new folder, test_001 and so on.
+    """
     from pytorch_msssim import ssim
 
     model, device, autocast, _ = load_model(args)
     images, names = load_pictures(args, model, device)
-    out_dir = new_folder(args.out_dir, args.overwrite) if args.out_dir else None
     samples = place(args, "samples", run_name(args))
-    samples.mkdir(parents=True, exist_ok=True)
+    own = args.images or args.out_dir
+    out = output_folder(args, samples) if own else samples
+    out.mkdir(parents=True, exist_ok=True)
 
     sums = dict.fromkeys(("mse", "ssim", "pca_mse", "pca_ssim", "mean_face_mse"), 0.0)
     embeddings, sheet, stems = [], {}, name_outputs(names)
@@ -34,8 +39,9 @@ def test(args):
             sums[name + "ssim"] += scores.sum().item()
         sums["mean_face_mse"] += (model.mean.view(3, *model.size) - x).square().mean((1, 2, 3)).sum().item()
         sheet = sheet or {"Real": x[:16], "Predicted": x_hat[:16], f"PCA, {model.embed_size} numbers": x_pca[:16]}
-        if out_dir:
-            save_pictures(out_dir, stems[part], to_uint8(x_hat))
+        if own:
+            save_pictures(out / "source", stems[part], to_uint8(x))
+            save_pictures(out, stems[part], to_uint8(x_hat))
 
     embeddings = torch.cat(embeddings)
     metrics = {"faces": len(images), "embed_size": model.embed_size}
@@ -48,12 +54,14 @@ def test(args):
     if len(images) > 1:
         spread = embeddings.std(0)
         metrics |= {"embedding_std": spread.mean().item(), "dead_numbers": int((spread < 1e-6).sum())}
-    save_sheet(samples / "test.png", sheet)
-    (samples / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
-    with open(samples / "embeddings.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    if own:
+        write_table(out / "manifest.tsv", ("file", "source"), [(f"{stem}.png", f"source/{stem}.png") for stem in stems])
+    save_sheet(out / "test.png", sheet)
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    with open(out / "embeddings.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(["file", *(f"x{i}" for i in range(model.embed_size))])
         for name, row in zip(names, embeddings.tolist(), strict=True):
             table.writerow([name, *map("{:.6g}".format, row)])
     print(json.dumps(metrics, indent=1))
-    print(f"test.png, metrics.json and embeddings.csv in {samples}")
+    print(f"test.png, metrics.json and embeddings.csv in {out}")

@@ -320,7 +320,7 @@ def test_infogan_on_digits(mnist, tmp_path, capsys):
     assert call(*flags, "--epoch=2", "--batch_size=16") == 0
     assert call(*flags, "--run=vary", "--count=3", "--points=4", "--out_dir", tmp_path / "vary") == 0
     with Image.open(tmp_path / "vary/categories_by_code_2.png") as sheet:
-        assert sheet.size == (4 * 34 + 2, 10 * 34 + 2), "categories down, the number across"
+        assert sheet.size == (4 * (4 * 34 + 2), 22 + 4 * (10 * 34 + 2)), "categories down, the number across"
     rows = table(tmp_path / "vary/manifest.tsv")
     assert len(rows) == 3 * (10 + 4 + 4) and all((tmp_path / "vary" / row["file"]).exists() for row in rows)
     capsys.readouterr()
@@ -635,7 +635,7 @@ def test_own_photos(trained, faces, tmp_path, capsys):
     assert call(*flags, "--run=vary", "--points=3", "--images", folder, "--out_dir", tmp_path / "out") == 0
     assert "skipped no_face.png: no face found" in capsys.readouterr().out
     with Image.open(tmp_path / "out/code_1.png") as sheet:
-        assert sheet.size == ((3 + 2) * 34 + 2, 2 * 34 + 2)
+        assert sheet.size == (4 * ((3 + 2) * 34 + 2), 22 + 4 * (2 * 34 + 2))
     assert len(table(tmp_path / "out/manifest.tsv")) == 2 * 2 * 3
     for verb in ("recover", "vary"):
         assert call(*flags, "--run", verb, "--images", folder / "no_face.png") == 2

@@ -473,7 +473,7 @@ def test_the_penalty_and_the_readings_change_the_weights(faces, home, monkeypatc
         paths = [*places(home), "--checkpoint_dir", home / name, "--model_path", home / f"{name}_models"]
         flags = ["--dataset_dir", faces, "--recipe=best", "--steps=2", *SMALL, "--attributes=5", *paths, *extra]
         assert call(*flags) == 0
-        ends[name] = read_checkpoint(home / name / "faces_dcgan2_16/last.pt")["discriminator"]["fc.weight"]
+        ends[name] = read_checkpoint(home / name / "faces_dcgan2_16_best/last.pt")["discriminator"]["fc.weight"]
     assert all(not torch.equal(ends["all"], end) for name, end in ends.items() if name != "all")
 
 
@@ -481,7 +481,7 @@ def test_training_learns_what_is_asked(faces, home):
     """The best recipe on a few faces: after a minute at most, women and men differ, and the reading says which."""
     flags = "--recipe=best --attributes=Male --steps=150 --learning_rate=0.001 --sample_every=150 --save_every=150"
     assert call("--dataset_dir", faces, *flags.split(), *SMALL, *places(home)) == 0
-    content = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")
+    content = read_checkpoint(home / "checkpoint/faces_dcgan2_16_best/last.pt")
     generator, discriminator = ConditionalGenerator(1, 16), ConditionalDiscriminator(1, 16)
     generator.load_state_dict(content["ema"])
     discriminator.load_state_dict(content["discriminator"])

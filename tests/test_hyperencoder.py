@@ -443,7 +443,8 @@ def test_own_photos_gifs_and_videos(trained, faces, tmp_path, capsys):
     flags = ["--dataset_name=faces", "--train=False", "--images", photos, "--out_dir", out, *places(folder)]
     assert call(*flags) == 0
     assert "skipped no_face.png: no face found" in capsys.readouterr().out
-    assert len(list(out.glob("*.png"))) == 7
+    assert len(list(out.glob("*.png"))) == 8 and len(list((out / "source").iterdir())) == 7
+    assert not (out / "no_face.png").exists() and (out / "metrics.json").exists()
     assert call(*flags) == 2, "an output folder that is not empty is left alone"
     assert call(*flags, "--overwrite") == 0
     assert call(*flags[:3], photos / "no_face.png", *places(folder)) == 2
@@ -454,7 +455,7 @@ def test_red_stays_red_on_a_sheet(tmp_path):
     x[:, 0], x[:, 1:] = 1, -1
     sheet = plumbing.save_sheet(tmp_path / "red.png", {"": x})
     for picture in (sheet, np.asarray(Image.open(tmp_path / "red.png"))):
-        assert picture[4, 4].tolist() == [255, 0, 0]
+        assert picture[24, 24].tolist() == [255, 0, 0], "in the middle of the picture, which is four times as large"
 
 
 def test_anomaly_detection_reports_each_kind(trained, faces, capsys):

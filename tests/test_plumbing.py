@@ -186,7 +186,7 @@ def flags(folder, **more):
     """The flags that a logbook reads."""
     places = dict(checkpoint_dir=folder, model_path=str(folder / "models"), sample_dir=folder)
     numbers = dict(batch_size=2, epoch=3, steps=0, log_every=2, sample_every=0, save_every=0, seed=0, restart=False)
-    return argparse.Namespace(shaping=["seed"], run="train", dataset_name="a", **places | numbers | more)
+    return argparse.Namespace(shaping=["seed"], run="train", dataset_name="a", command="", **places | numbers | more)
 
 
 def make_journal(folder, **more):
