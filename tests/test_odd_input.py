@@ -26,10 +26,10 @@ TRAIN = {
     "face_math": "--run train --recipe best",
 }
 VERB = {
-    "hyperencoder": "--run anomaly --images ~/nest",
+    "hyperencoder": "--run anomaly --recipe best --images ~/nest",
     "dapgan": "--run recover --model info_began --recipe best --n_iter 2 --images ~/nest",
     "facegen_attr": "--run generate --model dcgan2 --recipe best --request Male=1 --count 2",
-    "deep_makeover": "--run inference --images ~/nest --out_dir ~/made",
+    "deep_makeover": "--run inference --recipe best --images ~/nest --out_dir ~/made",
     "face_math": "--run project --recipe best --start random --n_iter 2 --images ~/nest",
 }
 SMALL = trainings.SMALL | {"deep_makeover": "--source Smiling=0 --target Smiling=1 --min_faces 5 --batch_size 2"}
@@ -81,11 +81,11 @@ def test_names_in_no_encoding_through_training_and_a_verb(project, home, capfd):
     assert on_a_western_terminal(project, data, VERB[project])[0] == 0, capfd.readouterr().err
     if "~/nest" in VERB[project] and project != "deep_makeover":
         tables = [path.read_bytes() for path in (home / "samples").rglob("*.[ct]sv")]
-        tables = [table for table in tables if b"caf\xe9" in table]
-        assert tables and all({b"a", b"b"} == set(re.findall(rb"([ab]).2", table)) for table in tables)
+        tables = [table for table in tables if re.search(rb"\ba[/_]2", table)]
+        assert tables and all(re.search(rb"\bb[/_]2", table) and b"caf\xe9" in table for table in tables)
     elif project == "deep_makeover":
         made = {os.fsencode(path.name) for path in (home / "made").iterdir()}
-        assert made == {b"2.png", b"2_2.png", b"caf\xe9.png", ("漢" * 80 + ".png").encode()}
+        assert made >= {b"2.png", b"2_2.png", b"caf\xe9.png", ("漢" * 80 + ".png").encode()}
     assert not list(Path.cwd().glob("~*"))
     for place in ("checkpoint", "models", "samples", "made"):  # the next project begins with none
         shutil.rmtree(home / place, ignore_errors=True)
