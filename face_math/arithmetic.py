@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from common.celeba import attribute_indices, to_tensor, to_uint8
-from common.mtcnn import MTCNN, put_back
+from common.mtcnn import MTCNN, put_back, soft_box, soft_oval
 from common.photos import InputError, save_pictures
 from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
 from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet, write_table
@@ -47,7 +47,7 @@ def arithmetic(args):
         sheet[label] = pictures[: 4 * shown].flatten(0, 1)
     write_table(out / "manifest.tsv", ["file", "source", "request"], rows)
     save_sheet(out / "sheet.png", sheet, columns=len(args.strengths) * shown)
-    put_back(out / "photos", places, variants, before)
+    put_back(out / "photos", places, variants, before, head(args.image_size))
     print(f"{len(rows)} pictures and sheet.png in {out}")
 
 
@@ -66,8 +66,13 @@ def add_up(args, model, sets):
     rows = {name.capitalize(): model.decode(z[:16]) for name, z in sets.items()}
     save_sheet(out / "sheet.png", rows | {"Result": picture})
     before, after = (to_uint8(model.decode(z)) for z in (sets["images"], (sets["images"] + added).clamp(-1, 1)))
-    put_back(out / "photos", places, {"{}": after}, before)
+    put_back(out / "photos", places, {"{}": after}, before, head(args.image_size))
     print(f"result.png, result.npy and sheet.png in {out}")
+
+
+def head(size):
+    """(size, size) weights of what goes back into a photo: the head, and not the background, which z changes too."""
+    return soft_oval((size, size), width=0.74, height=1.1) * soft_box((size, size), 0.12)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
