@@ -10,7 +10,7 @@ DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpo
 
 .DEFAULT_GOAL := help
 PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
-.PHONY: help install demo test test-gpu test-web fuzz lint copies bench clean
+.PHONY: help install demo test readme test-gpu test-web fuzz lint copies bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -36,6 +36,9 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 
 test: .venv/stamp  ## run all tests
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+
+readme: .venv/stamp  ## follow every README from top to bottom, twice, on small drawn data (ten minutes)
+	README=whole OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_readme.py -n 2
 
 test-gpu: $(READY)  ## test trainings and verbs on CUDA (minutes); PY=python3: with that Python
 	$(PY) -m pytest tests/test_cuda.py tests/test_celeba.py tests/test_mtcnn.py -m gpu -p no:cacheprovider -n 4

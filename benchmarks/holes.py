@@ -45,7 +45,8 @@ def fill_linearly(faces, x, hole, count=300):
 
 def main(argv=None):
     """Fill the hole in every way and print the table; returns its rows: (method, decibels)."""
-    args = parse_args(["--run", "complete", "--recipe", "best", *(sys.argv[1:] if argv is None else argv)])
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_args(["--run", "complete", "--recipe", "best", "--search", "best", *argv])
     hole = read_hole(args)
     inside = hole.numpy()
     if inside.all():

@@ -7,7 +7,7 @@ Several:      torchrun --nproc_per_node=8 dapgan/main.py --dataset_dir=data/cele
 CPU:          python dapgan/main.py --dataset_dir=data/celeba --run train --recipe best --hidden 16
 Digits:       python dapgan/main.py --data digits --model infogan --run train --recipe best
 Then:         python dapgan/main.py --dataset_dir=data/celeba --run train_predictor
-Own photos:   python dapgan/main.py --dataset_name=celeba --run augment --images me/ --count 20 --out_dir more
+Own photos:   python dapgan/main.py --dataset_dir=data/celeba --run augment --images me/ --count 20
 """
 
 import signal

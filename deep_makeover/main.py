@@ -6,7 +6,7 @@ conditions on CelebA's attributes; a made-over face goes back into its photo, of
 One GPU:      python deep_makeover/main.py --dataset_dir=data/celeba --run train
 Several:      torchrun --nproc_per_node=8 deep_makeover/main.py --dataset_dir=data/celeba
 CPU, an hour: python deep_makeover/main.py --dataset_dir=data/celeba --run train --recipe best
-A photo:      python deep_makeover/main.py --dataset_name=celeba --run inference --infile me.jpg --outfile you.png
+A photo:      python deep_makeover/main.py --run inference --infile me.jpg --outfile you.png
 Any filter:   python deep_makeover/main.py --dataset_dir=data/celeba --run train --source Smiling=0 --target Smiling=1
 """
 

@@ -6,7 +6,7 @@ One GPU:      python face_math/main.py --dataset_dir=data/celeba --run train
 Several:      torchrun --nproc_per_node=8 face_math/main.py --dataset_dir=data/celeba
 CPU:          python face_math/main.py --dataset_dir=data/celeba --run train --recipe best --width 32 --batch_size 32
 Then:         python face_math/main.py --dataset_dir=data/celeba --run train_encoder (and train_filler, train_vae)
-Own photos:   python face_math/main.py --dataset_name=celeba --run project --images me.jpg --recipe best
+Own photos:   python face_math/main.py --run project --images me.jpg --search best
 """
 
 import signal

@@ -6,10 +6,8 @@ After the DeepLearning_FaceGen document and DCGAN (arXiv 1511.06434); what obeys
 One GPU:      python facegen_attr/main.py --dataset_dir=data/celeba --model dcgan2 --recipe best
 Several:      torchrun --nproc_per_node=8 facegen_attr/main.py --dataset_dir=data/celeba --model dcgan2 --recipe best
 CPU, minutes: python facegen_attr/main.py --dataset_dir=data/celeba --model dcgan1 --train_size 2000
-Then:         python facegen_attr/main.py --dataset_name=celeba --model dcgan2 --recipe best --run generate \
-                  --request "Male=1,Smiling=1,Eyeglasses=0" --count 16 --out_dir out
-Own photo:    python facegen_attr/main.py --dataset_name=celeba --model dcgan5 --recipe best --run refine \
-                  --images me.jpg --web
+Then:         python facegen_attr/main.py --model dcgan2 --run generate --request "Male=1,Smiling=1,Eyeglasses=0"
+Own photo:    python facegen_attr/main.py --model dcgan5 --run refine --images me.jpg --web
 """
 
 import signal
@@ -111,7 +109,7 @@ def parse_args(argv=None):
     add("--all_faces", **SWITCH, default=False, help="generate: every face of a photo, not only the largest")
     add("--first_model", type=path, help="refine: model file that makes the first guess from noise (dcgan5)")
     add("--predictor_path", type=path, help="model file of the predictor (default: beside the model)")
-    add("--out_dir", type=path, help="generate: folder for single pictures and manifest.tsv")
+    add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--web", **SWITCH, default=False, help="refine: in the browser, on this machine only")
     add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")

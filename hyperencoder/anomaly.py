@@ -14,7 +14,7 @@ from common.celeba import to_tensor, to_uint8
 from common.photos import InputError
 from hyperencoder.loading import load_model, load_photos, load_pictures, reconstruct, run_name
 from hyperencoder.model import resize
-from hyperencoder.plumbing import in_chunks, place, save_sheet
+from hyperencoder.plumbing import in_chunks, output_folder, place, save_sheet
 
 
 def upside_down(x, generator):
@@ -103,19 +103,20 @@ def anomaly(args):
     else:
         images, names = load_pictures(args, model, device)
         faces = [True] * len(names)
-    samples = place(args, "samples", run_name(args))
-    samples.mkdir(parents=True, exist_ok=True)
+    out = place(args, "samples", run_name(args))
+    out = output_folder(args, out) if args.images else out  # the data set's scores are not replaced by one's own
+    out.mkdir(parents=True, exist_ok=True)
 
     normal, known = errors_of(model, images, device, autocast), state["validation_errors"]
     below, two_sided = share_below(normal, known), share_below(unusual(normal, known), unusual(known, known))
     odd = [not face or max(shares) > 0.99 for face, *shares in zip(faces, below, two_sided, strict=True)]
     rows = list(zip(names, normal.tolist(), below.tolist(), two_sided.tolist(), faces, odd, strict=True))
-    with open(samples / "anomaly.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+    with open(out / "anomaly.csv", "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         table = csv.writer(file)
         table.writerow(["file", "error", "validation_faces_below", "two_sided_below", "face", "odd"])
         table.writerows([name, f"{error:.6g}", f"{one:.4f}", f"{two:.4f}", int(face), int(strange)]
                         for name, error, one, two, face, strange in rows)  # fmt: skip
-    print(f"anomaly.csv in {samples}: odd is an error above 99% of the validation faces' ({known.quantile(0.99):.4f}),")
+    print(f"anomaly.csv in {out}: odd is an error above 99% of the validation faces' ({known.quantile(0.99):.4f}),")
     print("or one that is further than 99% of theirs from what is usual, above or below; or no face in the picture")
     if args.images:
         for name, error, one, two, face, strange in rows:
@@ -135,6 +136,6 @@ def anomaly(args):
         sheet[kind] = to_tensor(odd[:8])
         sheet[f"{kind}, reconstructed"] = reconstruct(model, odd[:8], device, autocast)[1].cpu()
         print(f"{kind:16} ROC-AUC {table[kind]['auc']:.3f}, two-sided {table[kind]['auc_two_sided']:.3f}")
-    (samples / "anomaly.json").write_text(json.dumps(table, indent=1) + "\n")
+    (out / "anomaly.json").write_text(json.dumps(table, indent=1) + "\n")
     sheet = {kind: F.interpolate(x, model.size) for kind, x in sheet.items()}
-    save_sheet(samples / "anomaly.png", sheet, columns=8)
+    save_sheet(out / "anomaly.png", sheet, columns=8)

@@ -6,7 +6,7 @@ One GPU:      python hyperencoder/main.py --dataset_dir=data/celeba --train=True
 Several:      torchrun --nproc_per_node=8 hyperencoder/main.py --dataset_dir=data/celeba --train=True
 CPU, minutes: make demo
 Then:         python hyperencoder/main.py --dataset_dir=data/celeba --train=False
-Own photos:   python hyperencoder/main.py --dataset_name=celeba --train=False --images holiday/ me.jpg
+Own photos:   python hyperencoder/main.py --train=False --images holiday/ me.jpg
 """
 
 import signal
@@ -82,7 +82,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, "--tf_record_path", records="tf_record_path").add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
-    add("--out_dir", type=path, help="folder for single pictures (test --images, swap)")
+    add("--out_dir", type=path, help="folder for the results of --images (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")

@@ -7,8 +7,8 @@ import torch
 from common.celeba import to_uint8
 from common.mtcnn import MTCNN, crop, kind_of, match_colours, paste, pick, rescale, rewrite, soft_oval, square_matrix
 from common.photos import InputError, name_outputs, named_files
-from hyperencoder.loading import embed, load_model
-from hyperencoder.plumbing import new_folder
+from hyperencoder.loading import embed, load_model, run_name
+from hyperencoder.plumbing import output_folder, place
 
 CROP = 128  # pixels of the faces that go in
 
@@ -48,8 +48,8 @@ def swap_faces(photo, people, detector, all_faces):
 
 def swap(args):
     """Put --person's face over the faces of --images: embed each face, decode it as that person, blend it back."""
-    if not args.images or not args.out_dir:
-        raise InputError("--run swap needs --images, what to change, and --out_dir, where the results go")
+    if not args.images:
+        raise InputError("--run swap needs --images, what to change")
     model, device, autocast, state = load_model(args)
     people = state["people"]
     person = args.person or people[-1]
@@ -58,7 +58,8 @@ def swap(args):
     if state.get("means") is None:
         raise InputError("this model does not know its people's mean embeddings: --run train_swap again")
     files, names = named_files(args.images)
-    out_dir, detector, swapped = new_folder(args.out_dir, args.overwrite), MTCNN(device), 0
+    out_dir = output_folder(args, place(args, "samples", run_name(args)))
+    detector, swapped = MTCNN(device), 0
     who = model, device, autocast, people.index(person), state["means"]
     for file, name, stem in zip(files, names, name_outputs(names), strict=True):
         path = out_dir / f"{stem}{kind_of(file)}"
