@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 ARMS = {
     "none": "the few pictures alone",
@@ -70,21 +70,27 @@ def draw_chart(path, rows):
     arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
     colour = dict(zip(ARMS, COLOURS, strict=True))
     counts = sorted({row["count"] for row in rows})
-    ends = [row["accuracy"] + side * row["half"] for row in rows for side in (-1, 1)]
-    low, high = math.floor(min(ends) * 20) / 20, math.ceil(max(ends) * 20) / 20
+    # Accuracies end at 0 and 1, which the interval of two seeds does not know; at most eleven lines, so that their
+    # labels do not lie over each other.
+    ends = [min(1, max(0, row["accuracy"] + side * row["half"])) for row in rows for side in (-1, 1)]
+    step = next(percent for percent in (5, 10) if percent == 10 or max(ends) - min(ends) <= 0.45)
+    low, high = math.floor(min(ends) * 100 / step) * step, math.ceil(max(ends) * 100 / step) * step
+    high = max(high, low + step)
     width, height, left, top = 260, 220, 46, 28
     image = Image.new("RGB", (max(left + width * len(names), 520), top + height + 46 + 16 * len(arms)), "white")
     pen = ImageDraw.Draw(image)
+    pen.font = ImageFont.load_default(12)
 
     def level(value):
-        return top + height - height * (value - low) / (high - low)
+        """Where a share lies, in pixels from the top."""
+        return top + height - height * (100 * min(1, max(0, value)) - low) / (high - low)
 
     for panel, name in enumerate(names):
         start = left + panel * width
         pen.text((start + 4, 8), f"{name}: balanced accuracy", fill="black")
-        for tick in range(round(low * 20), round(high * 20) + 1):
-            pen.line([(start, level(tick / 20)), (start + width - 24, level(tick / 20))], fill="#dddddd")
-            pen.text((start - 30, level(tick / 20) - 6), f"{tick * 5}%", fill="black")
+        for tick in range(low, high + 1, step):
+            pen.line([(start, level(tick / 100)), (start + width - 24, level(tick / 100))], fill="#dddddd")
+            pen.text((start - 34, level(tick / 100) - 7), f"{tick}%", fill="black")
         for slot, count in enumerate(counts):
             pen.text((start + 20 + slot * 70, top + height + 6), f"{count}", fill="black")
         for number, arm in enumerate(arms):
