@@ -35,6 +35,9 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 	@echo "Reconstructed faces: $(DEMO)/samples/faces/test.png"
 
 test: .venv/stamp  ## run all tests
+	@$(PY) -c 'import sklearn' 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check --no-compile 'scikit-learn>=1.4,<2' || \
+		echo "no scikit-learn: dapgan's digits are not tested"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 readme: .venv/stamp  ## follow every README from top to bottom, twice, on small drawn data (ten minutes)

@@ -51,6 +51,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True, help="what the model was trained on")
     parser.add_argument("--train_mode", choices=MODES, default="mtf", help="of the model")
+    parser.add_argument("--recipe", help="of the model (default: that of the only one there is)")
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
@@ -60,7 +61,10 @@ def main(argv=None):
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
     args = parser.parse_args(argv)
 
-    flags = {name: getattr(args, name) for name in ("dataset_dir", "train_mode", "source", "target", "model_path")}
+    embed = quality.load_identity("makeover")  # first: what is missing is said before any work
+    flags = {
+        name: getattr(args, name) for name in ("dataset_dir", "train_mode", "recipe", "source", "target", "model_path")
+    }
     flags |= dict(run="test", out_dir=args.out_dir / "pictures", sample_dir=args.out_dir, overwrite=True)
     flags |= dict(record_dir=args.cache_dir / "records")
     options = parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
@@ -90,7 +94,6 @@ def main(argv=None):
     paths["target"] = [paths["target"][i] for i in order]
     full = {kind: quality.read_pictures(files) for kind, files in paths.items()}
     small = {kind: quality.read_pictures(files, size) for kind, files in paths.items()}
-    embed = quality.load_identity("makeover")
     others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
     before = quality.logits_of(judge, small["source"]) > thresholds
     kinds = records.attributes[sides(options, records, "test")[0]] > 0

@@ -154,7 +154,8 @@ def best_threshold(scores, truth):
 def load_judge(args, records, size):
     """The judge of this data set, crop and size: from the cache, else trained now. Returns judge, thresholds, hash."""
     faces = hashlib.sha256(repr((JUDGE_FORMAT, args.epoch, size, records.names)).encode())
-    faces.update(records.attributes.tobytes() + records.partition.tobytes() + records.path.name.encode())
+    faces.update(records.attributes.tobytes() + records.partition.tobytes())
+    faces.update(np.ascontiguousarray(records.images))  # the pictures themselves, not their dates
     path = args.cache_dir / f"judge_{args.crop}_{size[0]}x{size[1]}_{faces.hexdigest()[:12]}.pt"
     if path.exists():
         content = torch.load(path, weights_only=True)
@@ -394,6 +395,10 @@ def measure(args):
     if dataset.attributes is None:
         raise InputError(f"{args.dataset_dir} has no attributes to train a judge on")
     args.cache_dir.mkdir(parents=True, exist_ok=True)
+    # What is missing is said first, before minutes of training the judge.
+    edited = [i for i, row in enumerate(rows) if row.get("source")] if images is not None else []
+    embed = load_identity(args.crop) if edited else None
+    features, weights = load_features() if images is not None else (None, "")
     records = pack(dataset, args.cache_dir / "records", CROPS[args.crop], size, progress=sys.stderr.isatty())
     judge, thresholds, judge_hash = load_judge(args, records, size)
     numbers = {"crop": args.crop, "size": list(size)}
@@ -411,7 +416,6 @@ def measure(args):
     judged = resized(images, size)
     read = logits_of(judge, judged) > thresholds
     asked = [parse_condition(row.get("request") or "") for row in rows]
-    edited = [i for i, row in enumerate(rows) if row.get("source")]
 
     rates = judge_requests(read, asked, dict.fromkeys(name for request in asked for name in request))
     if rates:
@@ -430,7 +434,6 @@ def measure(args):
             print(f"edits of {len(edited)} pictures: changed as asked, and others of {len(names)} attributes read anew")
         for name, row in table.items():
             print(f"  {name:20} changed {row['changed']:.3f}  others {row['others_changed']:.3f}  (n {row['n']})")
-        embed = load_identity(args.crop)
         if embed is not None:
             sources = read_pictures(sources, images.shape[1:3])
             numbers["identity"] = row = judge_identity(embed, images[edited], sources)
@@ -438,7 +441,6 @@ def measure(args):
                   f"{row['same_person']:.1%} of {row['n']}; of strangers {row['strangers_distance']:.3f}, "
                   f"{row['strangers_same_person']:.1%}")  # fmt: skip
 
-    features, weights = load_features()
     if features is not None:
 
         def of_part(part):

@@ -55,7 +55,7 @@ def main():
                "--epoch", args.epoch]  # fmt: skip
     subprocess.run(list(map(str, command)), check=True)
 
-    options = parse_args([str(part) for part in [*flags, "--run", "swap"]])
+    options = parse_args([str(part) for part in [*flags, "--run", "swap", "--recipe", args.recipe]])
     model, device, autocast, state = load_model(options)
     detector, before, truth = MTCNN(device), [], []
     for picture in range(args.count, args.count + HELD_OUT):
