@@ -213,9 +213,7 @@ def crop_folder(args):
     groups = {(row["source"], row["frame"]): int(row["faces"]) for row in found}
     if left := sum(groups.values()) - len(found):
         several = sum(count > 1 for count in groups.values())
-        print(
-            f"{plural(left, 'more face')} in {plural(several, 'picture')} were left: --which all takes them"
-        )
+        print(f"{plural(left, 'more face')} in {plural(several, 'picture')} were left: --which all takes them")
 
 
 def plural(count, what):
