@@ -47,6 +47,38 @@ def test_what_shapes_a_run_follows_from_the_groups():
     assert not {"epoch", "steps", "patience", "device", "images", "sample_every", "run"} & set(args.shaping)
 
 
+def test_a_verb_finds_the_only_model_that_fits_or_names_those_there_are(tmp_path):
+    """By what is in the files; those that --restart has moved aside do not count."""
+    from face_math import plumbing as mine
+    from face_math.main import parse_args
+
+    def keep(name, data, recipe, run="train", size=32):
+        flags = dict(run=run, name=name.split(".")[0], dataset_name=data, recipe=recipe, image_size=size, z_size=7)
+        mine.save_checkpoint(tmp_path / f"models/{name}.pt", flags, {})
+
+    verb = ["--run=sample", "--model_path", tmp_path / "models", "--checkpoint_dir", tmp_path / "checkpoint"]
+    with pytest.raises(InputError, match="no model"):
+        parse_args(verb)
+    keep("a_32_best", "a", "best")
+    keep("a_32_best.001", "a", "best")
+    keep("a_32_best_encoder", "a", "best", run="train_encoder")
+    for more in ([], ["--dataset_name=a"], ["--recipe=best"], ["--dataset_dir=here/a"]):
+        args = parse_args([*verb, *more])
+        assert (args.dataset_name, args.recipe, args.image_size, args.z_size) == ("a", "best", 32, 7), more
+    assert args.command.startswith("python face_math/main.py --run=sample")
+    keep("a_32", "a", "document")
+    with pytest.raises(InputError, match="a_32 .--recipe document., a_32_best .--recipe best.: give the flags of one"):
+        parse_args(verb)
+    assert parse_args([*verb, "--recipe=best"]).recipe == "best"
+    keep("b_32_best", "b", "best")
+    with pytest.raises(InputError, match="--dataset_name a.*--dataset_name b"):
+        parse_args([*verb, "--recipe=best"])
+    args = parse_args([*verb[:1], "--model_path", tmp_path / "models/b_32_best.pt"])
+    assert (args.dataset_name, args.image_size) == ("b", 32)
+    with pytest.raises(InputError, match="a_32_best .--image_size 32 --recipe best."):
+        parse_args([*verb, "--recipe=best", "--image_size=64"])
+
+
 # Set-up
 
 
@@ -191,6 +223,30 @@ def flags(folder, **more):
 
 def make_journal(folder, **more):
     return plumbing.Journal(flags(folder, **more), "a", {}, 8, "8 faces", {}, torch.device("cpu"), 0)
+
+
+def test_what_a_changed_generator_outdates_begins_anew(tmp_path, capsys):
+    """The old one is moved aside; other facts that differ are refused, without a flag to give."""
+
+    def begin(**facts):
+        journal = plumbing.Journal(flags(tmp_path), "a", {}, 8, "8 faces", facts, torch.device("cpu"), 0)
+        for _ in journal.steps():
+            journal.add(loss=torch.zeros(()))
+            journal.keep_if_best(-journal.step)
+            journal.save({})
+            journal.stopping = journal.step == 2
+        journal.close()
+        return journal
+
+    begin(inverts="one")
+    assert begin(inverts="two").fresh and plumbing.read_checkpoint(tmp_path / "a/last.pt")["args"]["inverts"] == "two"
+    assert plumbing.read_checkpoint(tmp_path / "models/a.001.pt")["args"]["inverts"] == "one"
+    assert "it begins anew" in capsys.readouterr().out
+    assert not begin(inverts="two").fresh
+    index = (tmp_path / "a/index.tsv").read_text()
+    assert index.count("sheets from") == 2, "that of the run as it is now"
+    with pytest.raises(InputError, match="data was None, now other.: begin anew with --restart"):
+        begin(inverts="two", data="other")
 
 
 def test_the_logbook_knows_what_is_due(tmp_path, capsys):
