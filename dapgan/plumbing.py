@@ -201,7 +201,7 @@ def find_run(args, given, training, named):
                 models[name] = {flag: saved[flag] for flag in ("dataset_name", *named) if flag in saved}
     if one:
         return next(iter(models.values()), {}), ""
-    told = {flag for flag in named if given & set(named[flag])} | ({"dataset_name"} if known else set())
+    told = ["dataset_name"] * known + [flag for flag in named if given & set(named[flag])]
 
     def fitting(flags):
         same = {name: all(m.get(flag) == getattr(args, flag) for flag in flags) for name, m in models.items()}
