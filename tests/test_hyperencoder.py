@@ -474,7 +474,7 @@ def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     Image.fromarray(noise).save(folder / "noise.png")
     assert call("--dataset_name=faces", "--run=anomaly", "--images", folder / "noise.png", *places(folder)) == 0
     assert "noise.png: no face found, odd: error" in capsys.readouterr().out, "a score all the same"
-    with open(folder / "samples/faces/anomaly.csv", newline="") as file:
+    with open(folder / "samples/faces/anomaly_002/anomaly.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["face"], row["odd"]) == ("0", "1") and 0 <= float(row["two_sided_below"]) <= 1
     flags = ["--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)]
