@@ -1,6 +1,7 @@
 """Photos, GIFs and videos: the one reader and the one writer of them. All pictures are RGB, (H, W, 3), uint8."""
 
 import contextlib
+import math
 import os
 import secrets
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 IMAGE_TYPES = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".bmp", ".dib", ".webp", ".avif", ".gif",
                ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")  # fmt: skip
@@ -20,6 +21,7 @@ ANIMATED = (".gif", ".webp", ".png", ".apng", ".avif")
 TEXT_TYPES = (".txt", ".csv", ".tsv", ".json", ".md", ".html", ".xml", ".npy", ".zip", ".pt", ".py", ".ini", ".db")
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "WEBP", "TIFF", "PPM", "GIF", "AVIF")  # the decoders that Pillow may try
 MAX_PIXELS = 200_000_000
+WIDE = 1088  # pixels that a sheet is enlarged to at most: 16 pictures of 64 stay as they are
 EXIF_TAGS = (270, 271, 272, 305, 306, 315, 33432)  # of a TIFF, those that say what is shown, by whom, with what
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # our one line instead of the libraries' many
 os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "protocol_whitelist;file")  # a playlist fetches nothing
@@ -499,6 +501,38 @@ def save_pictures(folder, names, pictures):
         Image.fromarray(picture).save(path)
 
 
+def save_sheet(path, rows, columns=16):
+    """Write a sheet of pictures as PNG: rows maps a label to (N, H, W, 3) uint8, each in lines of `columns`.
+
+    A sheet of a few small pictures is enlarged, up to four times. Returns it as (H, W, 3) uint8.
+    """
+    widths = [min(columns, len(pictures)) * (pictures.shape[2] + 2) + 2 for pictures in rows.values()]
+    factor = max(1, min(4, WIDE // max(widths)))
+    font, strips = ImageFont.load_default(15), []
+    for label, pictures in rows.items():
+        pictures = np.pad(pictures, ((0, 0), (2, 0), (2, 0), (0, 0)))  # a black line above and to the left
+        _, height, width, _ = pictures.shape
+        grid = np.zeros(
+            (-(-len(pictures) // columns) * height + 2, min(columns, len(pictures)) * width + 2, 3), np.uint8
+        )
+        for i, picture in enumerate(pictures):
+            top, left = i // columns * height, i % columns * width
+            grid[top : top + height, left : left + width] = picture
+        grid = Image.fromarray(grid)
+        grid = np.asarray(grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.BICUBIC))
+        if label:
+            label = label.encode("latin-1", "replace").decode("latin-1")  # the letters that Pillow's own font has
+            strip = Image.new("RGB", (max(grid.shape[1], math.ceil(font.getlength(label)) + 8), 22), "white")
+            ImageDraw.Draw(strip).text((4, 2), label, fill="black", font=font)
+            strips.append(np.asarray(strip))
+        strips.append(grid)
+    width = max(strip.shape[1] for strip in strips)
+    sheet = np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(sheet).save(path)
+    return sheet
+
+
 def write_film(path, pictures, rate=16):
     """Write pictures (N, H, W, 3) uint8 as path.gif and path.mp4, in the video enlarged to at least 256 pixels."""
     height, width = pictures.shape[1:3]
@@ -511,3 +545,45 @@ def write_film(path, pictures, rate=16):
             video.add(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC))
         gif.keep()
         video.keep()
+
+
+# Folders and tables
+
+
+def new_folder(path, overwrite, make=True):
+    """A folder to write into. InputError: it is not empty and --overwrite was not given, or cannot be made."""
+    path = Path(path)
+    try:
+        if os.path.exists(path) and (not path.is_dir() or not overwrite and any(path.iterdir())):
+            raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
+        if make:
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written to ({error.strerror})") from None
+    return path
+
+
+def check_writable(flag, file):
+    """InputError where a file cannot be made under this name; leaves nothing behind."""
+    made = [folder for folder in file.absolute().parents if not os.path.exists(folder)]
+    test = file.with_name(file.name + ".tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        if not test.exists():
+            test.touch()
+            test.unlink()
+    except OSError as error:
+        raise InputError(f"{flag}: {file} cannot be written ({error.strerror})") from None
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def write_table(path, title, rows):
+    """A table with tabs: results, and the manifests that benchmarks/quality.py reads. Names are written as they are."""
+    blank = {9: " ", 10: " ", 13: " "}  # a file may have a tab in its name
+    lines = ["\t".join(str(value).translate(blank) for value in row) for row in [title, *rows]]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")

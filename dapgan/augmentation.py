@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from common.celeba import subset, to_tensor, to_uint8
-from common.photos import InputError, save_pictures
+from common.photos import InputError, save_pictures, write_table
 from dapgan.faces import LEARNED, AttributeReader, FaceMiddle, LinearFaces, chunks, resized, share_below, shuffled
 from dapgan.loading import load_pictures, load_reader, load_records, run_name
-from dapgan.plumbing import output_folder, place, save_sheet, write_table
+from dapgan.plumbing import output_folder, place, save_sheet
 
 TRIES = 10  # pictures made for each one wanted before the gates are said to be too strict
 FEWEST, MOST = 60, 7000  # training faces, without labels, that are needed at least and taken at most

@@ -12,12 +12,12 @@ from torch import nn
 from tqdm import tqdm
 
 from common.celeba import attribute_indices, to_tensor
-from common.photos import InputError
+from common.photos import InputError, write_table
 from dapgan.augmentation import unlabelled_faces
 from dapgan.counterfactuals import ClassAxis, Pool, confident, counterfactuals
 from dapgan.faces import SIDE, LinearFaces, balanced, resized
 from dapgan.loading import load_reader, run_name
-from dapgan.plumbing import output_folder, place, write_table
+from dapgan.plumbing import output_folder, place
 from dapgan.summary import ARMS, as_text, draw_chart, summarise
 
 

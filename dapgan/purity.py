@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.celeba import to_tensor
-from common.photos import InputError
+from common.photos import InputError, write_table
 from dapgan.digits import deform, shape_of
 from dapgan.loading import load_model, load_records, run_name
-from dapgan.plumbing import output_folder, place, write_table
+from dapgan.plumbing import output_folder, place
 from dapgan.recover import read_own
 
 

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from common.celeba import to_tensor, to_uint8
-from common.photos import InputError, save_pictures
+from common.photos import InputError, save_pictures, write_table
 from dapgan.loading import load_model, load_pictures, run_name
 from dapgan.losses import ms_ssim
-from dapgan.plumbing import in_chunks, output_folder, place, psnr, save_sheet, write_table
+from dapgan.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
 METHODS = ("predictor", "optimisation", "both")
 LOSSES = ("mse", "ssim", "msssim", "vgg16")

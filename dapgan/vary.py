@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 from common.celeba import to_tensor, to_uint8
-from common.photos import InputError, save_pictures
+from common.photos import InputError, save_pictures, write_table
 from dapgan.gan import diversity, face_distance
 from dapgan.loading import load_model, load_pictures, run_name
-from dapgan.plumbing import output_folder, place, psnr, save_sheet, write_table
+from dapgan.plumbing import output_folder, place, psnr, save_sheet
 from dapgan.recover import find_latents
 
 

@@ -6,10 +6,10 @@ import time
 import torch
 
 from common.celeba import parse_condition, to_uint8
-from common.photos import InputError, save_pictures
+from common.photos import InputError, save_pictures, write_table
 from deep_makeover.gan import diversity, face_distance
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
-from deep_makeover.plumbing import output_folder, place, psnr, save_sheet, write_table
+from deep_makeover.plumbing import output_folder, place, psnr, save_sheet
 
 
 def validate(generator, discriminator, images, crop, device, autocast):

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
-from common.photos import InputError, media_files, name_outputs
+from common.photos import InputError, media_files, name_outputs, write_table
 from deep_makeover.loading import load_model, make_over, read_box, run_name
-from deep_makeover.plumbing import next_folder, place, write_table
+from deep_makeover.plumbing import next_folder, place
 
 OUTPUTS = {  # by what the input is: what the result may be
     ".mp4": (".mp4", ".avi", ".mkv", ".mov"),

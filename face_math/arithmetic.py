@@ -7,9 +7,9 @@ import torch
 
 from common.celeba import attribute_indices, to_tensor, to_uint8
 from common.mtcnn import MTCNN, put_back, soft_box, soft_oval
-from common.photos import InputError, save_pictures
+from common.photos import InputError, save_pictures, write_table
 from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
-from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet, write_table
+from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet
 from face_math.projection import embed, find_z
 from face_math.trained import prepare
 

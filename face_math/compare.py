@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from common.celeba import attribute_indices, to_tensor, to_uint8
-from common.photos import save_pictures
+from common.photos import save_pictures, write_table
 from face_math.arithmetic import labelled_vectors
 from face_math.loading import load_pictures, load_records, results_folder, training_faces, training_rows
 from face_math.model import components
-from face_math.plumbing import psnr, save_sheet, write_table
+from face_math.plumbing import psnr, save_sheet
 from face_math.projection import SEARCHES, find_z
 from face_math.trained import load_vae, prepare
 

@@ -8,10 +8,10 @@ import torch
 
 from common.celeba import to_tensor, to_uint8
 from common.mtcnn import put_back, soft_box
-from common.photos import InputError, read_image, save_pictures
+from common.photos import InputError, read_image, save_pictures, write_table
 from face_math.holes import MASKS, PULL, blend, make_hole
 from face_math.loading import load_photos, load_pictures, results_folder
-from face_math.plumbing import psnr, save_sheet, write_table
+from face_math.plumbing import psnr, save_sheet
 from face_math.projection import find_z, guess_hole
 from face_math.trained import prepare
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from common.celeba import to_tensor, to_uint8
-from common.photos import InputError, save_pictures, write_film
+from common.photos import InputError, save_pictures, write_film, write_table
 from face_math.loading import load_pictures, results_folder
 from face_math.model import draw_z
-from face_math.plumbing import psnr, save_sheet, setup, write_table
+from face_math.plumbing import psnr, save_sheet, setup
 from face_math.projection import embed, find_z
 from face_math.trained import load_model, prepare
 

@@ -4,7 +4,7 @@ import torch
 
 from common.celeba import to_uint8
 from common.mtcnn import put_back
-from common.photos import save_pictures
+from common.photos import save_pictures, write_table
 from facegen_attr.asking import (
     as_request,
     check_photos,
@@ -16,7 +16,7 @@ from facegen_attr.asking import (
 )
 from facegen_attr.attributes import exclusions, flipped
 from facegen_attr.loading import load_model, noise, run_name
-from facegen_attr.plumbing import output_folder, place, save_sheet, write_table
+from facegen_attr.plumbing import output_folder, place, save_sheet
 
 
 def changes(args, model):

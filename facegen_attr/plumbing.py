@@ -22,12 +22,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from common import photos
 from common.celeba import to_uint8
-from common.photos import InputError, plain_path, tolerate_names
+from common.photos import InputError, check_writable, new_folder, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
-WIDE = 1088  # pixels that a sheet is enlarged to at most: 16 pictures of 64 stay as they are
 PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -243,25 +243,6 @@ def check_places(args):
         check_writable("--out_dir", Path(args.out_dir, "sheet.png"))
     elif not getattr(args, "infile", None):  # whose result goes elsewhere
         check_writable("--sample_dir", Path(args.sample_dir, "sheet.png"))
-
-
-def check_writable(flag, file):
-    """InputError where a file cannot be made under this name; leaves nothing behind."""
-    made = [folder for folder in file.absolute().parents if not os.path.exists(folder)]
-    test = file.with_name(file.name + ".tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
-        if not test.exists():
-            test.touch()
-            test.unlink()
-    except OSError as error:
-        raise InputError(f"{flag}: {file} cannot be written ({error.strerror})") from None
-    finally:
-        for folder in made:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -553,7 +534,7 @@ def load_checkpoint(path, flags, parts, facts=()):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Pictures, folders, tables
+# Pictures and folders
 
 
 def in_chunks(rows, rank=0, world=1, size=64):
@@ -567,50 +548,8 @@ def psnr(mse):
 
 
 def save_sheet(path, rows, columns=16):
-    """Write a sheet of pictures as PNG: rows maps a label to (N, 3, H, W) in [-1, 1], each in lines of `columns`.
-
-    A sheet of a few small pictures is enlarged, up to four times. Returns it as (H, W, 3) uint8.
-    """
-    from PIL import Image, ImageDraw, ImageFont
-
-    widths = [min(columns, len(pictures)) * (pictures.shape[-1] + 2) + 2 for pictures in rows.values()]
-    factor = max(1, min(4, WIDE // max(widths)))
-    font, strips = ImageFont.load_default(15), []
-    for label, pictures in rows.items():
-        pictures = np.pad(to_uint8(pictures), ((0, 0), (2, 0), (2, 0), (0, 0)))  # a black line above and to the left
-        _, height, width, _ = pictures.shape
-        grid = np.zeros(
-            (-(-len(pictures) // columns) * height + 2, min(columns, len(pictures)) * width + 2, 3), np.uint8
-        )
-        for i, picture in enumerate(pictures):
-            top, left = i // columns * height, i % columns * width
-            grid[top : top + height, left : left + width] = picture
-        grid = Image.fromarray(grid)
-        grid = np.asarray(grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.BICUBIC))
-        if label:
-            label = label.encode("latin-1", "replace").decode("latin-1")  # the letters that Pillow's own font has
-            strip = Image.new("RGB", (max(grid.shape[1], math.ceil(font.getlength(label)) + 8), 22), "white")
-            ImageDraw.Draw(strip).text((4, 2), label, fill="black", font=font)
-            strips.append(np.asarray(strip))
-        strips.append(grid)
-    width = max(strip.shape[1] for strip in strips)
-    sheet = np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0)), constant_values=255) for s in strips])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(path)
-    return sheet
-
-
-def new_folder(path, overwrite, make=True):
-    """A folder to write into. InputError: it is not empty and --overwrite was not given, or cannot be made."""
-    path = Path(path)
-    try:
-        if os.path.exists(path) and (not path.is_dir() or not overwrite and any(path.iterdir())):
-            raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
-        if make:
-            path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written to ({error.strerror})") from None
-    return path
+    """Write a sheet of pictures: rows maps a label to (N, 3, H, W) in [-1, 1]. See `photos.save_sheet`."""
+    return photos.save_sheet(path, {label: to_uint8(pictures) for label, pictures in rows.items()}, columns)
 
 
 def next_folder(args, samples):
@@ -635,13 +574,6 @@ def add_to_index(args, samples, what):
     samples.mkdir(parents=True, exist_ok=True)
     with open(samples / "index.tsv", "a", encoding="utf-8", errors="surrogateescape") as file:
         print(what, time.strftime("%Y-%m-%d %H:%M"), args.command, sep="\t", file=file)
-
-
-def write_table(path, title, rows):
-    """A table with tabs: results, and the manifests that benchmarks/quality.py reads. Names are written as they are."""
-    blank = {9: " ", 10: " ", 13: " "}  # a file may have a tab in its name
-    lines = ["\t".join(str(value).translate(blank) for value in row) for row in [title, *rows]]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -7,9 +7,9 @@ import math
 import torch
 
 from common.celeba import to_uint8
-from common.photos import name_outputs, save_pictures
+from common.photos import name_outputs, save_pictures, write_table
 from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
-from hyperencoder.plumbing import in_chunks, output_folder, place, save_sheet, write_table
+from hyperencoder.plumbing import in_chunks, output_folder, place, save_sheet
 
 
 def test(args):
