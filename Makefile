@@ -3,6 +3,8 @@ PYTHON ?= python3
 # have no network.
 PY = .venv/bin/python
 READY = $(if $(filter .venv/bin/python,$(PY)),.venv/stamp)
+# Many tests start scripts of their own: what Python compiles of torch is kept, which --no-compile has saved elsewhere.
+COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/pycache
 DEMO := demo
 FROM ?= hyperencoder
 DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpoint_dir $(DEMO)/checkpoint \
@@ -38,7 +40,7 @@ test: .venv/stamp  ## run all tests
 	@$(PY) -c 'import sklearn' 2>/dev/null || \
 		$(PY) -m pip install --quiet --disable-pip-version-check --no-compile 'scikit-learn>=1.4,<2' || \
 		echo "no scikit-learn: dapgan's digits are not tested"
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+	$(COMPILED) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 readme: .venv/stamp  ## follow every README from top to bottom, twice, on small drawn data (ten minutes)
 	README=whole OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_readme.py -n 2

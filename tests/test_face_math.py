@@ -665,7 +665,11 @@ def test_a_second_run_writes_beside_the_first(trained, tmp_path):
     assert call(*flags, "--seed=3") == 0
     first = {path: path.read_bytes() for path in folders[0].rglob("*.*")}
     assert call(*flags, "--seed=4") == 0
-    assert sorted(path.name for path in (tmp_path / "faces_32_best").iterdir()) == ["sample_001", "sample_002"]
+    assert sorted(path.name for path in (tmp_path / "faces_32_best").iterdir()) == [
+        "index.tsv",
+        "sample_001",
+        "sample_002",
+    ]
     assert len(first) == 7 and first == {path: path.read_bytes() for path in folders[0].rglob("*.*")}
     assert (np.load(folders[1] / "z.npy") != np.load(folders[0] / "z.npy")).any()
 
