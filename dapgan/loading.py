@@ -1,6 +1,7 @@
 """What training and the verbs of dapgan both need: pictures, and a GAN that draws pictures and reads their latents."""
 
 import argparse
+import contextlib
 import copy
 import zlib
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, setup
+from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, read_checkpoint, setup
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
@@ -83,7 +84,7 @@ class GAN:
     @property
     def version(self):
         """A few characters that another generator, or this one after more steps, does not have."""
-        return f"{zlib.crc32(self.generator.fc.weight.cpu().numpy().tobytes()):08x}"
+        return version_of(self.generator.state_dict())
 
     def train(self):
         """Both networks in training mode: batch norm by the batch."""
@@ -146,10 +147,19 @@ def make_predictor(flags, latent):
     return Predictor(flags.model, latent, *shape, flags.d_batch_norm, reads_noise(flags))
 
 
+def shown_part(content, name):
+    """What a network is called in a file's content: a checkpoint has its running mean too."""
+    return f"ema_{name}" if content["args"]["show_ema"] and f"ema_{name}" in content else name
+
+
+def version_of(weights):
+    """A few characters that another generator, or this one after more steps, does not have; weights: its state."""
+    return f"{zlib.crc32(weights['fc.weight'].cpu().numpy().tobytes()):08x}"
+
+
 def freeze(network, content, name, path, device):
     """A network with the weights of a model file or checkpoint, which is then only used; the running mean if shown."""
-    ema = content["args"]["show_ema"] and f"ema_{name}" in content
-    fill(network, content, f"ema_{name}" if ema else name, path)
+    fill(network, content, shown_part(content, name), path)
     return network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -170,22 +180,44 @@ def load_gan(args, device, autocast):
 
 
 def predictor_run(args):
-    """The predictor's run: flags and name. Its model lies beside the GAN's, with _predictor at the end of its name."""
-    args, path = copy.copy(args), Path(args.model_path)
+    """The predictor's run: flags and name. Its model lies beside the GAN's, with _predictor at the end of its name.
+
+    A GAN that --model_path names may be of another recipe than the predictor's, which is then in its name as well.
+    """
+    args, path, recipe = copy.copy(args), Path(args.model_path), args.recipe
     if path.suffix == ".pt":
-        args.model_path = str(path.with_name(f"{path.stem}_predictor.pt"))
-    return args, f"{run_name(args)}_predictor"
+        recipe = read_checkpoint(path, mmap=True)["args"]["recipe"]
+    part = "_predictor" if args.recipe == recipe else f"_predictor_{args.recipe}"
+    if path.suffix == ".pt":
+        args.model_path = str(path.with_name(f"{path.stem}{part}.pt"))
+    return args, run_name(argparse.Namespace(**vars(args) | {"recipe": recipe})) + part
+
+
+def find_predictor(args):
+    """The best predictor so far, else its last checkpoint, for the GAN of the flags: path, content; None where none."""
+    args, name = predictor_run(args)
+    kinds = ["model"] if args.model_path.endswith(".pt") else ["model", "checkpoint"]
+    if not any(place(args, kind, name).exists() for kind in kinds):
+        return None, None
+    return find_model(args, name)
+
+
+def say_outdated(args):
+    """After a training of the GAN: whether the predictor beside it has to be trained again."""
+    with contextlib.suppress(InputError):  # a training that was stopped before it had a model
+        _, gan = find_model(args, run_name(args))
+        path, content = find_predictor(args)
+        if content and content["args"].get("inverts") != version_of(gan[shown_part(gan, "generator")]):
+            print(f"{path} was trained for the generator as it was: --run train_predictor again")
 
 
 def load_model(args):
     """Set up; the GAN of the run that the flags name, with the predictor that was trained for it, if any."""
     device, autocast, *_ = setup(args)
     gan = load_gan(args, device, autocast)
-    args, name = predictor_run(args)
-    kinds = ["model"] if args.model_path.endswith(".pt") else ["model", "checkpoint"]
-    if not any(place(args, kind, name).exists() for kind in kinds):
+    path, content = find_predictor(args)
+    if content is None:
         return gan
-    path, content = find_model(args, name)
     if content["args"].get("inverts") != gan.version:
         print(f"predictor {path} inverts another generator, so it is not used: --run train_predictor again")
         return gan
@@ -197,7 +229,7 @@ def load_reader(args):
     """As load_model. InputError: nothing reads the latents of pictures."""
     gan = load_model(args)
     if gan.reader is None:
-        raise InputError("no predictor to read a latent with: --run train_predictor first")
+        raise InputError(f"no predictor of the {args.recipe} recipe to read a latent with: --run train_predictor first")
     return gan
 
 

@@ -29,7 +29,7 @@ from dapgan.digits import deform, find_clusters
 from dapgan.evaluation import evaluate
 from dapgan.gan import R1_EVERY
 from dapgan.infogan import infogan_step
-from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, split, with_ema
+from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split, with_ema
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
 from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, positive, rate, replayed, set_rate, share, weight
@@ -91,7 +91,7 @@ def parse_args(argv=None):
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
-    add("--count", type=positive, default=64, help="faces to take or draw; augment: pictures to make")
+    add("--count", type=positive, default=64, help="faces to take or draw; augment: varied pictures in all")
     add("--method", choices=METHODS, help="how a latent is found (recover: all three; else both)")
     add("--recovery_loss", choices=LOSSES, default="mse", help="of the optimisation (default: mse)")
     add("--n_iter", type=natural, default=100, help="its steps (default: 100)")
@@ -289,6 +289,8 @@ def train(args):
             journal.keep_if_best(found["distance"])
         journal.save(dict(generator=shown.generator, discriminator=shown.discriminator), **found)
     journal.close("distance {:.4g}".format if args.data == "celeba" else lambda _: "the newest that has not collapsed")
+    if rank == 0:
+        say_outdated(args)
 
 
 VERBS = dict(train=train, train_predictor=train_predictor, sample=sample, recover=recover, vary=vary)

@@ -157,7 +157,7 @@ def read_flags(parser, argv, defaults, named, uses):
         args.dataset_name = name_of(args.dataset_dir)
     found, others = find_run(args, given, uses(first), named) if uses(first) else ({}, "")
     if found:
-        vars(first).update(found)
+        vars(first).update({name: value for name, value in found.items() if name not in given})
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
     args.others, args.command = others, shlex.join(["python", f"{PROJECT.name}/main.py", *argv])

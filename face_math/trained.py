@@ -1,6 +1,7 @@
 """The trained models as the verbs use them: a GAN, what was trained beside it, and a VAE."""
 
 import argparse
+import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,12 +94,13 @@ def load_model(args, device, autocast):
 
 def say_outdated(args):
     """After a training of the GAN: which of the parts beside it have to be trained again."""
-    content = find_part(args)[1]
-    version = version_of(content[shown_part(content, "generator")])
-    for part in ("_encoder", "_filler"):
-        path, _, saved = find_part(args, part)
-        if saved and getattr(saved, "inverts", None) != version:
-            print(f"{path} was trained for the generator as it was: --run train{part} again")
+    with contextlib.suppress(InputError):  # a training that was stopped before it had a model
+        content = find_part(args)[1]
+        version = version_of(content[shown_part(content, "generator")])
+        for part in ("_encoder", "_filler"):
+            path, _, saved = find_part(args, part)
+            if saved and getattr(saved, "inverts", None) != version:
+                print(f"{path} was trained for the generator as it was: --run train{part} again")
 
 
 def take_shape(args, gan):

@@ -567,6 +567,34 @@ def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
     assert "gamma was 0.7, now 0.6" in capsys.readouterr().err
 
 
+def test_a_gan_that_begins_anew_says_what_becomes_of_its_predictor(copied, faces, capsys):
+    """It was trained for another generator: said, and trained anew without being asked for --restart."""
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best"]
+    assert call(*flags, "--steps=1", "--restart") == 0
+    assert (
+        f"{NAME}_predictor.pt was trained for the generator as it was: --run train_predictor" in capsys.readouterr().out
+    )
+    assert call(*flags, "--run=train_predictor", "--steps=1") == 0
+    assert "begins anew" in capsys.readouterr().out and (copied / f"models/{NAME}_predictor.001.pt").exists()
+    assert call(*flags, "--epoch=0", "--steps=1") == 0
+    assert "as it was" not in capsys.readouterr().out
+
+
+def test_a_predictor_of_another_recipe_than_its_gans_is_another_run(copied, faces, capsys):
+    """The GAN named by its file: a predictor of each recipe stands beside it, and the flags say which is used."""
+    model = copied / f"models/{NAME}.pt"
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--model_path", model]
+    before = (copied / f"models/{NAME}_predictor.pt").read_bytes()
+    assert call(*flags, "--run=train_predictor", "--recipe=document", "--steps=2") == 0
+    assert (copied / f"models/{NAME}_predictor.pt").read_bytes() == before
+    saved = read_checkpoint(copied / f"models/{NAME}_predictor_document.pt")["args"]
+    assert saved["learning_rate"] == 0.002 and saved["lambda_noise"] == 0, "the document's, not the GAN's"
+    verb = ["--dataset_dir", faces, *VERB, *places(copied), "--model_path", model, "--run=recover"]
+    for recipe, name in (([], "_predictor.pt"), (["--recipe=document"], "_predictor_document.pt")):
+        assert call(*verb, *recipe, "--method=predictor") == 0
+        assert f"{NAME}{name}: step" in capsys.readouterr().out
+
+
 # Using the model
 
 
