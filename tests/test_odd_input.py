@@ -197,6 +197,8 @@ def test_a_run_that_has_diverged_begins_anew(project, faces, tmp_path, capsys):
         assert (tmp_path / "models" / f"{Path(name).stem}.001.pt").read_bytes() == content
     assert {path.name[-4:] for path in tmp_path.glob("checkpoint/*")} >= {".001"}
     assert {path.name[-4:] for path in tmp_path.glob("samples/*")} >= {".001"}
-    assert call(project, *line, "--steps 2 --learning_rate 1e-7 --restart") == 0
-    assert list(tmp_path.glob("checkpoint/*.002"))
+    assert call(project, *line, "--steps 9 --learning_rate 1e30 --restart") == 1
+    assert re.search(r"not finite at step \d.*--restart and, say, a smaller --learning_rate\n", capsys.readouterr().err)
+    assert list(tmp_path.glob("checkpoint/*.002")), "the run that was replaced by one that diverged"
+    assert call(project, *line, "--steps 2") == 0
     assert call(project, *line, "--run", [VERB[project].split()[1]], "--restart") == 2
