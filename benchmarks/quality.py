@@ -373,6 +373,48 @@ def judge_paths(features, paths):
                 largest_jump=torch.stack(largest).mean().item())  # fmt: skip
 
 
+def judge_colours(images, real):
+    """Colour drift of pictures (N, H, W, 3) uint8 beside real ones: how far their mean colour lies, in levels of 255,
+    and how much the pictures' own mean colours differ among themselves, over how much the real ones' do.
+    """
+    made, there = (x.reshape(len(x), -1, 3).astype(np.float32).mean(1) for x in (images, real))
+    shift = np.linalg.norm(made.mean(0) - there.mean(0)).item()
+    spread, wanted = (np.sqrt(x.var(0).sum()).item() for x in (made, there))
+    return dict(shift=shift, spread=spread / wanted)
+
+
+def judge_grid(images, real):
+    """The grid that strided layers leave: power at periods of 2 and 4 pixels over what lies around, beside real faces'.
+
+    images, real: (N, H, W, 3) uint8. In decibels of the mean spectrum's worst such frequency; 0 is as in real faces.
+    """
+    peaks = []
+    for x in (images, real):
+        grey = torch.from_numpy(np.ascontiguousarray(x)).float().mean(3)
+        height, width = grey.shape[1:]
+        window = torch.hann_window(height)[:, None] * torch.hann_window(width)
+        power = torch.fft.fft2((grey - grey.mean((1, 2), keepdim=True)) * window).abs().square().mean(0)
+        far = F.pad(power[None, None], (5, 5, 5, 5), mode="circular")[0, 0].unfold(0, 11, 1).unfold(1, 11, 1).clone()
+        far[:, :, 3:8, 3:8] = torch.nan  # the window widens each peak
+        peak = power / far.flatten(2).nanmedian(2).values
+        rows, columns = ([round(n * k / 4) % n for k in range(4)] for n in (height, width))
+        peaks.append(torch.stack([peak[i, j] for i in rows for j in columns if i or j]))
+    return (10 * (peaks[0] / peaks[1]).log10()).max().item()
+
+
+def judge_copies(images, train, test, other):
+    """Share of pictures (N, H, W, 3) uint8 oddly near to a training face; 0.01 where nothing was learned by heart.
+
+    Pixel distance to the nearest training face over that to the nearest test face: so small that of real faces which
+    nobody trained on (other) one in a hundred has it.
+    """
+    images, train, test, other = (
+        torch.from_numpy(np.ascontiguousarray(x)).float().flatten(1) for x in (images, train, test, other)
+    )
+    made, floor = (torch.cdist(x, train).min(1).values / torch.cdist(x, test).min(1).values for x in (images, other))
+    return (made < floor.quantile(0.01)).float().mean().item()
+
+
 def measure(args):
     """Train or load the judge, print what it and the feature networks say of the pictures; returns the numbers."""
     names = [ATTRIBUTES[i] for i in attribute_indices(args.attributes)]
@@ -440,6 +482,18 @@ def measure(args):
             print(f"identity (dlib ResNet): distance {row['distance']:.3f}, the same person ({SAME_PERSON}) for "
                   f"{row['same_person']:.1%} of {row['n']}; of strangers {row['strangers_distance']:.3f}, "
                   f"{row['strangers_same_person']:.1%}")  # fmt: skip
+
+    real, other, known = (records.images[records.rows(part)] for part in ("test", "validation", "train"))
+    if min(len(judged), len(real), len(other)) > 20 and len(known) >= len(real):
+        colours, floor = judge_colours(judged, real), judge_colours(other, real)
+        grid = judge_grid(judged, real), judge_grid(other, real)
+        copies = judge_copies(judged, known, real, other)
+        numbers["pictures"] = colours | dict(grid_db=grid[0], copies=copies)
+        numbers["pictures_floor"] = floor | dict(grid_db=grid[1], copies=0.01)
+        print(f"mean colour {colours['shift']:.1f} of 255 away (real validation faces {floor['shift']:.1f}), spread "
+              f"{colours['spread']:.2f} of the real ones' ({floor['spread']:.2f})")  # fmt: skip
+        print(f"grid of 2 or 4 pixels {grid[0]:+.1f} dB beside real faces ({grid[1]:+.1f})")
+        print(f"oddly near to a training face: {copies:.1%} (1.0%)")
 
     if features is not None:
 

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from benchmarks import person, quality
@@ -67,6 +68,35 @@ def test_a_straight_path_has_length_one():
     row = quality.judge_paths(torch.cat([straight, straight[[0, 2, 1, 3, 4]]]), ["a"] * 5 + ["b"] * 5)
     assert row["paths"] == 2
     assert row["length_over_distance"] == pytest.approx((1 + (2 + 1 + 2 + 1) / 4) / 2)
+
+
+def test_drifted_colours_a_grid_and_copies_are_seen():
+    random = np.random.default_rng(0)
+
+    def smooth(count):
+        """Pictures of one soft gradient each, with some noise."""
+        corners = random.uniform(40, 215, (count, 2, 2, 3)).astype(np.float32)
+        wide = F.interpolate(torch.from_numpy(corners).permute(0, 3, 1, 2), (32, 32), mode="bilinear").permute(
+            0, 2, 3, 1
+        )
+        return (wide.numpy() + random.normal(0, 4, (count, 32, 32, 3))).clip(0, 255).astype(np.uint8)
+
+    train, test, others = smooth(400), smooth(100), smooth(100)
+    same = quality.judge_colours(others, test)
+    assert same["shift"] < 12 and 0.8 < same["spread"] < 1.25
+    drifted = quality.judge_colours((others * 0.5 + [60, 0, 0]).astype(np.uint8), test)
+    assert drifted["shift"] > 50 and 0.4 < drifted["spread"] < 0.6
+
+    assert abs(quality.judge_grid(others, test)) < 3
+    gridded = others.astype(int)
+    gridded[:, ::2, ::2] += 8  # what a transposed convolution with an odd kernel does
+    assert quality.judge_grid(gridded.clip(0, 255).astype(np.uint8), test) > 10
+
+    known, fresh = smooth(200), smooth(200)
+    assert quality.judge_copies(fresh, train, test, others) < 0.08
+    copies = train[:200].astype(int) + random.integers(-2, 3, (200, 32, 32, 3))
+    half = np.concatenate([copies.clip(0, 255).astype(np.uint8), known])
+    assert 0.5 <= quality.judge_copies(half, train, test, others) < 0.58
 
 
 def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_path):
