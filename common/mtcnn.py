@@ -49,7 +49,7 @@ class Flatten(nn.Module):
 
 
 class PNet(nn.Module):
-    """Proposal network: slides a 12 x 12 window with stride 2 over a picture of any size.
+    """Proposal network: slides a 12 x 12 window with stride 2 over a picture of any size, or over several in one.
 
     The first layer has 10 channels; 6 that stay zero make it 16, which vector units take in half the time.
     """
@@ -60,9 +60,22 @@ class PNet(nn.Module):
         self.box = nn.Conv2d(32, 4, 1)
         self.face = nn.Conv2d(32, 2, 1)
 
-    def forward(self, x):  # (N, 3, H, W)
-        x = self.body(x)  # (N, 32, H / 2 - 5, W / 2 - 5)
-        return self.box(x), self.face(x).softmax(1)[:, 1]
+    def forward(self, x, places=()):
+        """x: (N, 3, H, W); places: (top, left, height, width) of the pictures in it, where they are several.
+
+        What the windows find that lie across two of them means nothing.
+        """
+        x = self.body[1](self.body[0](x))  # (N, 16, H - 2, W - 2)
+        for top, left, height, width in places:  # pooling shall see none of the next picture where a length is odd
+            bottom, right = top + height - 2, left + width - 2
+            if width % 2:
+                x[:, :, max(0, top) : max(0, bottom), right] = x[:, :, max(0, top) : max(0, bottom), right - 1]
+            if height % 2 and 0 < bottom < x.shape[2]:
+                x[:, :, bottom, left : right + 1] = x[:, :, bottom - 1, left : right + 1]
+        x = self.body[2:](x)  # (N, 32, H / 2 - 5, W / 2 - 5)
+        weight, bias = map(torch.cat, zip(self.box.parameters(), self.face.parameters(), strict=True))
+        x = F.linear(x.permute(0, 2, 3, 1), weight.view(6, 32), bias)  # both heads in one pass
+        return x[..., :4].permute(0, 3, 1, 2), (x[..., 5] - x[..., 4]).sigmoid()
 
 
 class RNet(nn.Module):
@@ -151,14 +164,46 @@ def area_matrix(length, new_length, device):
     return torch.from_numpy((np.maximum(overlap, 0) * new_length / length).astype(np.float32)).to_sparse().to(device)
 
 
-def shrink(lines, height, width):
-    """Shrink pictures given as (W, N, H, 3) by averaging areas; returns (N, 3, height, width) in channels_last."""
-    old_width, count, old_height, _ = lines.shape
-    columns = area_matrix(old_width, width, lines.device)
-    rows = area_matrix(old_height, height, lines.device)
-    lines = torch.sparse.mm(columns, lines.view(old_width, -1)).view(width, count, old_height, 3)
-    lines = torch.sparse.mm(rows, lines.permute(2, 1, 0, 3).reshape(old_height, -1)).view(height, count, width, 3)
-    return lines.transpose(0, 1).contiguous().permute(0, 3, 1, 2)
+def shrink(lines, target):
+    """Shrink pictures given as (H, N, W, 3) into a target (N, height, width, 3) by averaging areas."""
+    (old_height, count, old_width, _), (_, height, width, _) = lines.shape, target.shape
+    lines = torch.sparse.mm(area_matrix(old_height, height, lines.device), lines.view(old_height, -1))
+    lines = lines.view(height, count, old_width, 3)
+    if lines.is_cuda:
+        columns = area_matrix(old_width, width, lines.device)
+        lines = torch.sparse.mm(columns, lines.permute(2, 1, 0, 3).reshape(old_width, -1))
+        target.copy_(lines.view(width, count, height, 3).permute(1, 2, 0, 3))
+    else:  # OpenCV averages the same areas, along a row several times as fast
+        for picture, place in zip(lines.transpose(0, 1).numpy(), target.numpy(), strict=True):
+            cv2.resize(picture, (width, height), dst=place, interpolation=cv2.INTER_AREA)
+
+
+@functools.lru_cache(maxsize=64)
+def lay_out(height, width, scale, factor):
+    """Where the pictures of a pyramid lie in one canvas, as wide as the largest, each as high up as there is room.
+
+    Returns scales, places (top, left, height, width), the canvas's height and width, and for each of P-Net's windows
+    (rows, columns) which picture of the pyramid it is in, -1 where it is across two. In a dozen small pictures, one
+    after the other, most of the time went into starting the layers.
+    """
+    scales, places = [], []
+    while min(height, width) * scale >= 12:
+        scales.append(scale)
+        scale *= factor
+    sizes = [(int(height * scale), int(width * scale)) for scale in scales]
+    floor = np.zeros(math.ceil(sizes[0][1] / 2) if sizes else 0, int)  # down to where columns, in pairs, are taken
+    for size in sizes:
+        pairs = math.ceil(size[1] / 2)
+        tops = np.lib.stride_tricks.sliding_window_view(floor, pairs).max(1)
+        left = int(tops.argmin())
+        floor[left : left + pairs] = tops[left] + size[0] + size[0] % 2
+        places.append((int(tops[left]), 2 * left, *size))
+    shape = int(floor.max(initial=0)), 2 * len(floor)
+    which = np.full((max(0, shape[0] // 2 - 5), max(0, shape[1] // 2 - 5)), -1)
+    for index, (top, left, *size) in enumerate(places):
+        rows, columns = (math.ceil(length / 2) - 5 for length in size)
+        which[top // 2 : top // 2 + rows, left // 2 : left // 2 + columns] = index
+    return np.array(scales), places, shape, which
 
 
 def cut(x, boxes, owner, size):
@@ -201,6 +246,8 @@ def suppress(boxes, scores, threshold, of_smaller=False):
     package; the usual greedy way (torchvision's) keeps a tenth more candidates and ends in other boxes.
     """
     order = np.argsort(scores, kind="stable")[::-1]
+    if len(order) < 2:
+        return order
     boxes = boxes[order]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     kept = []
@@ -213,7 +260,7 @@ def suppress(boxes, scores, threshold, of_smaller=False):
         ours, theirs = area[start:end, None], area[:end]
         whole = np.minimum(ours, theirs) if of_smaller else ours + theirs - shared
         kept.append(~np.tril(shared > threshold * whole, start - 1).any(1))
-    return order[np.concatenate(kept)] if kept else order
+    return order[np.concatenate(kept)]
 
 
 def suppress_each(boxes, scores, owner, threshold, of_smaller=False):
@@ -232,6 +279,7 @@ class MTCNN:
     thresholds = (0.6, 0.7, 0.8)  # score above which a candidate goes on, from P-, R- and O-Net
     nms = (0.5, 0.7, 0.7, 0.7)  # overlap at which the worse box goes: in a scale, over scales, after R-Net, after O-Net
     factor = 0.709  # from scale to scale
+    band = 100_000  # pixels that P-Net takes at a time on a CPU
     max_side = 1600  # longer pictures are searched shrunk to it
 
     def __init__(self, device="cpu", min_face=20):
@@ -271,35 +319,50 @@ class MTCNN:
         if zoom < 1:
             size = max(1, round(width * zoom)), max(1, round(height * zoom))
             images = [cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images]
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        x = (pixels.permute(0, 3, 1, 2).contiguous().float() - 127.5) / 128
-        boxes, owner = self.propose((pixels.permute(2, 0, 1, 3).contiguous().float() - 127.5) / 128)
+        lines = torch.from_numpy(np.stack(images, 1)).to(self.device).float().sub_(127.5).div_(128)  # (H, N, W, 3)
+        x = lines.permute(1, 3, 0, 2)
+        boxes, owner = self.propose(lines)
         boxes, owner = self.refine(x, boxes, owner)
         boxes, scores, landmarks, owner = self.finish(x, boxes, owner)
 
-        boxes = boxes.clip(0, [pixels.shape[2] - 1, pixels.shape[1] - 1] * 2)
-        scale = np.array([width / pixels.shape[2], height / pixels.shape[1]])
+        boxes = boxes.clip(0, [x.shape[3] - 1, x.shape[2] - 1] * 2)
+        scale = np.array([width / x.shape[3], height / x.shape[2]])
         boxes, landmarks = boxes * np.tile(scale, 2), landmarks * scale
         rows = [np.flatnonzero(owner == index) for index in range(len(images))]
         return [tuple(part[r].astype(np.float32) for part in (boxes, scores, landmarks)) for r in rows]
 
     def propose(self, lines):
-        """P-Net over a pyramid of pictures (W, N, H, 3); returns square boxes (n, 4) and their pictures (n,)."""
-        width, _, height, _ = lines.shape
-        found = [(np.zeros((0, 4)), np.zeros(0), np.zeros(0, np.int64))]
-        scale = 12 / self.min_face
-        while min(height, width) * scale >= 12:
-            offsets, face = self.pnet(shrink(lines, int(height * scale), int(width * scale)))
-            owner, row, column = torch.nonzero(face > self.thresholds[0], as_tuple=True)
-            offsets, scores = offsets[owner, :, row, column].cpu().numpy(), face[owner, row, column].cpu().numpy()
-            owner, row, column = owner.cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()
-            boxes = np.stack([column, row, column, row], 1) * 2 + [1, 1, 12, 12] + offsets * 11.0
-            keep = suppress_each(boxes, scores, owner, self.nms[0])
-            found.append((boxes[keep] / scale, scores[keep], owner[keep]))
-            scale *= self.factor
-        boxes, scores, owner = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        """P-Net over a pyramid of pictures (H, N, W, 3); returns square boxes (n, 4) and their pictures (n,)."""
+        height, count, width, _ = lines.shape
+        scales, places, shape, which = lay_out(height, width, 12 / self.min_face, self.factor)
+        if not places:
+            return np.zeros((0, 4)), np.zeros(0, np.int64)
+        canvas = lines.new_zeros(count, *shape, 3)
+        for top, left, *size in places:
+            shrink(lines, canvas[:, top : top + size[0], left : left + size[1]])
+        offsets, face = self.slide(canvas.permute(0, 3, 1, 2), places)
+        owner, row, column = sure = torch.nonzero(face > self.thresholds[0], as_tuple=True)
+        found = offsets[owner, :, row, column], face[sure], *sure
+        offsets, scores, owner, row, column = (part.cpu().numpy() for part in found)
+        level = which[row, column]
+        found = offsets, scores, owner, row, column, level
+        offsets, scores, owner, row, column, level = (part[level >= 0] for part in found)
+        corner = np.stack([column, row], 1) * 2 - np.array(places)[level, 1::-1]
+        boxes = np.hstack([corner, corner]) + [1, 1, 12, 12] + offsets * 11.0
+        keep = suppress_each(boxes, scores, owner * len(scales) + level, self.nms[0])
+        boxes, scores, owner = boxes[keep] / scales[level[keep], None], scores[keep], owner[keep]
         keep = suppress_each(boxes, scores, owner, self.nms[1])
         return square(boxes[keep]), owner[keep]
+
+    def slide(self, x, places):
+        """P-Net over canvases (N, 3, H, W); on a CPU in bands of rows that its cache holds: 2 k + 10 rows give k."""
+        count, _, height, width = x.shape
+        step = height if x.is_cuda else 2 * max(8, self.band // (count * width))
+        bands = [
+            self.pnet(x[:, :, start : start + step + 10], [(top - start, *place) for top, *place in places])
+            for start in range(0, max(1, height - 10), step)
+        ]
+        return [torch.cat(part, -2) for part in zip(*bands, strict=True)]
 
     def refine(self, x, boxes, owner):
         """R-Net on the candidates; returns the square boxes (n, 4) that remain and their pictures (n,)."""

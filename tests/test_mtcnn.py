@@ -83,12 +83,32 @@ def test_networks_by_definition(net, name, shape, plan):
 
 
 def test_shrink_averages_areas():
-    x = torch.randn(7, 2, 10, 3)  # (W, N, H, 3)
-    made = mtcnn.shrink(x, 5, 3)
-    assert made.shape == (2, 3, 5, 3) and made.is_contiguous(memory_format=torch.channels_last)
+    x, made = torch.randn(10, 2, 7, 3), torch.zeros(2, 8, 6, 3)  # (H, N, W, 3), and a place in a canvas
+    mtcnn.shrink(x, made[:, 2:7, 1:4])
     # 7 columns onto 3: each takes two whole ones and a third of another
-    thirds = x.permute(1, 3, 2, 0).repeat_interleave(3, 3).unflatten(3, (3, 7)).mean(4)
-    assert torch.allclose(made, thirds.unflatten(2, (5, 2)).mean(3), atol=1e-6)
+    thirds = x.permute(1, 3, 0, 2).repeat_interleave(3, 3).unflatten(3, (3, 7)).mean(4)
+    assert torch.allclose(made[:, 2:7, 1:4].permute(0, 3, 1, 2), thirds.unflatten(2, (5, 2)).mean(3), atol=1e-6)
+    made[:, 2:7, 1:4] = 0
+    assert not made.any()
+
+
+@pytest.mark.parametrize("height, width", [(218, 178), (61, 97), (90, 31), (20, 20), (19, 40)])
+def test_one_canvas_is_every_picture_by_itself(detector, height, width):
+    scales, places, shape, which = mtcnn.lay_out(height, width, 0.6, 0.709)
+    assert len(scales) == len(places) == sum(min(height, width) * 0.6 * 0.709**k >= 12 for k in range(20))
+    taken, canvas = np.zeros(shape, int), torch.randn(2, 3, *shape)
+    for top, left, *size in places:
+        taken[top : top + size[0], left : left + size[1]] += 1
+    assert taken.max(initial=1) == 1
+    for band in (10**6, 1):  # whole, and in as small parts as there are
+        detector.band = band
+        made = detector.slide(canvas.contiguous(memory_format=torch.channels_last), places) if places else None
+        for index, (top, left, *size) in enumerate(places):
+            alone = detector.pnet(canvas[:, :, top : top + size[0], left : left + size[1]])
+            rows, columns = (slice(x // 2, x // 2 + n) for x, n in zip((top, left), alone[1].shape[1:], strict=True))
+            assert all(torch.allclose(a[..., rows, columns], b, atol=1e-5) for a, b in zip(made, alone, strict=True))
+            assert (which[rows, columns] == index).all() and (which == index).sum() == alone[1][0].numel()
+    del detector.band
 
 
 def test_boxes():
