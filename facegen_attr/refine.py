@@ -33,14 +33,14 @@ class Session:
     attributes: the names that the network knows; picture: (3, H, W) in [-1, 1], the first; c: (A,) its attributes, 1
     or 0; render: (picture of the step before, c) -> picture; folder: a new one, where every step is written as
     step_000.png and so on, with steps.tsv. A step that is undone stays there. spot: where in a photo the face is; the
-    whole photo, changed there, is then written too, to photos/step_000.png and so on.
+    whole photo, changed there, is then written too, to photos/step_000.png and so on. notes: on what it begins with.
     """
 
-    def __init__(self, attributes, picture, c, render, folder, spot=None):
-        self.attributes, self.render, self.folder, self.written = attributes, render, folder, 0
+    def __init__(self, attributes, picture, c, render, folder, spot=None, notes=()):
+        self.attributes, self.render, self.folder, self.written, self.notes = attributes, render, folder, 0, notes
         self.spot, self.photo = spot, spot and read_frame(spot)
         (folder / "photos" if spot else folder).mkdir(parents=True)
-        self.steps = []  # (picture, degrees, what was asked for in this step)
+        self.steps = []  # (picture, degrees, what was asked for in this step, the name of its file)
         self.add(picture, c * 2 - 1, {})
 
     @property
@@ -49,8 +49,8 @@ class Session:
         return dict(zip(self.attributes, self.steps[-1][1].tolist(), strict=True))
 
     def add(self, picture, degrees, asked):
-        self.steps.append((picture, degrees, asked))
         name = f"step_{self.written:03d}.png"
+        self.steps.append((picture, degrees, asked, name))
         Image.fromarray(self.pixels()).save(self.folder / name)
         if self.spot:
             still = kind_of(self.spot.file) == ".png"
@@ -146,6 +146,8 @@ def number(text):
 def talk(session, lines, prompt=""):
     """Obey lines (an iterable of texts) until "quit" or their end; what goes wrong is said, and the next line read."""
     whole = ", the whole photo to photos/ in there" * (session.spot is not None)
+    for note in session.notes:
+        print(note)
     print(f"each step is written to {session.folder}{whole}; help lists what can be said")
     print(prompt, end="", flush=True)
     for line in lines:
@@ -209,10 +211,12 @@ def open_session(args, model, first, seed, photo=None):
     """
     flags, names, paths = model.flags, model.flags.attributes, [photo] if photo else args.images
     columns, values = wanted(args.request, names)
-    noisy, spot = not paths and (first or flags.model != "dcgan5"), None
+    noisy, spot, notes = not paths and (first or flags.model != "dcgan5"), None, []
     if paths:
-        x, c, (spot, *_) = own_faces(args, model, paths)
-        start, c = x[:1], c[:1]
+        x, c, places = own_faces(args, model, paths)
+        start, c, spot = x[:1], c[:1], places[0]
+        if len(x) > 1:
+            notes = [f"of {len(x)} faces the first is refined, of {spot.name}; generate --images changes all"]
     elif noisy:
         maker = first or model
         c = draw_requests(maker.known, names, args.request, 1, seed)
@@ -231,7 +235,7 @@ def open_session(args, model, first, seed, photo=None):
 
     samples = place(args, "samples", run_name(args))
     folder = next(path for i in range(1, 10**6) if not (path := samples / f"refine_{i:03d}").exists())
-    session = Session(names, picture[0], c[0], render, folder, spot)
+    session = Session(names, picture[0], c[0], render, folder, spot, notes)
     if columns and not noisy:  # a face that was there first, and is now to be as asked
         session.change({names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)})
     return session
@@ -250,6 +254,6 @@ def refine(args):
             from facegen_attr.web import serve
         except ModuleNotFoundError as error:
             raise InputError(f"--web needs {error.name}: pip install -r requirements-web.txt") from None
-        serve(begin, model.flags.attributes, args.seed, model.flags.model == "dcgan5", args.port)
+        serve(begin, model.flags.attributes, args.seed, model.flags.model == "dcgan5", args.port, args.sample_dir)
     else:
         talk(begin(args.seed), sys.stdin, "> " if sys.stdin.isatty() else "")

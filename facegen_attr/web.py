@@ -25,11 +25,14 @@ def enlarged(pixels):
     return np.asarray(Image.fromarray(pixels).resize((round(SHOWN * width / height), SHOWN), Image.Resampling.BICUBIC))
 
 
-def view(session, notes=()):
-    """What the page shows of a session: picture, all its steps, text, and the degrees for the sliders."""
+def view(session, notes=None):
+    """What the page shows of a session: the face, or the whole photo as it is written, at full size; all its steps, a
+    text, and the degrees for the sliders."""
     steps = [(enlarged(session.pixels(step)), f"{number}") for number, step in enumerate(session.steps)]
+    notes = session.notes if notes is None else notes
     text = "\n\n".join([*notes, describe(session), f"{session.written} pictures in {session.folder}"])
-    return [session, enlarged(session.pixels()), steps, text, *session.degrees.values()]
+    shown = str(session.folder / "photos" / session.steps[-1][3]) if session.spot else enlarged(session.pixels())
+    return [session, shown, steps, text, *session.degrees.values()]
 
 
 def build(begin, attributes, seed, with_photo):
@@ -84,12 +87,13 @@ def build(begin, attributes, seed, with_photo):
     return page
 
 
-def serve(begin, attributes, seed, with_photo, port):
-    """Serve the page on this machine alone until Ctrl-C. InputError: the port is taken."""
+def serve(begin, attributes, seed, with_photo, port, sample_dir):
+    """Serve the page on this machine alone until Ctrl-C; sample_dir: what it shows. InputError: the port is taken."""
     page = build(begin, attributes, seed, with_photo)
     theme = gr.themes.Base(font=["sans-serif"], font_mono=["monospace"])  # no fonts from elsewhere
     try:
         launch = partial(page.launch, server_name="127.0.0.1", share=False, quiet=True, theme=theme)
+        launch = partial(launch, allowed_paths=[os.path.abspath(sample_dir)])
         launch(server_port=port or None, prevent_thread_lock=True)
     except OSError as error:
         raise InputError(f"the page cannot be served at port {port} ({error}): try --port 0") from None

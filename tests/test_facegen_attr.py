@@ -679,6 +679,11 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
     assert len(steps) == 3 and np.array_equal(steps[0], photo) and np.array_equal(steps[2], photo)
     assert steps[1][280, 240].astype(int).min() > photo[280, 240].min() + 60
     assert np.array_equal(np.asarray(Image.open(tmp_path / "saved.png")), steps[2])
+    flags[flags.index("--images") + 1] = tmp_path / "in"
+    assert call(*flags[:-2], "--run", "refine", "--sample_dir", tmp_path / "s") == 0
+    assert "of 3 faces the first is refined, of clip.gif; generate --images changes all" in capsys.readouterr().out
+    with Image.open(next(tmp_path.glob("s/*/refine_002/photos/step_000.png"))) as whole:
+        assert whole.size == (178, 218)
 
 
 def make_session(folder, render=lambda before, c: before + 0.1):
