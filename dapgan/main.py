@@ -32,7 +32,7 @@ from dapgan.infogan import infogan_step
 from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split, with_ema
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
-from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, positive, rate, replayed, set_rate, share, weight
+from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, rate, replayed, set_rate, share, up_to, weight
 from dapgan.predictor import train_predictor
 from dapgan.purity import check_digits
 from dapgan.recover import LOSSES, METHODS, recover
@@ -71,8 +71,8 @@ PREDICTORS = dict(  # of --run train_predictor
 def classes(text):
     """Flag type: how many classes each one-hot component has, "10" or "10,10"; "none"."""
     numbers = [n.strip() for n in text.split(",")] if text != "none" else []
-    if not all(n.isdecimal() and int(n) > 1 for n in numbers):
-        raise argparse.ArgumentTypeError(f"{text}: expected numbers such as 10 or 10,10, or none")
+    if not all(n.isdecimal() and int(n) > 1 for n in numbers) or sum(map(int, numbers)) > 1024:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers such as 10 or 10,10 (1024 in all), or none")
     return ",".join(str(int(n)) for n in numbers) or "none"
 
 
@@ -91,11 +91,11 @@ def parse_args(argv=None):
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
-    add("--count", type=positive, default=64, help="faces to take or draw; augment: varied pictures in all")
+    add("--count", type=up_to(100_000), default=64, help="faces to take or draw; augment: varied pictures in all")
     add("--method", choices=METHODS, help="how a latent is found (recover: all three; else both)")
     add("--recovery_loss", choices=LOSSES, default="mse", help="of the optimisation (default: mse)")
     add("--n_iter", type=natural, default=100, help="its steps (default: 100)")
-    add("--points", type=several, default=10, help="vary: values of each part of the code (default: 10)")
+    add("--points", type=up_to(1000, least=2), default=10, help="vary: values of each part of the code (default: 10)")
     add("--strength", type=rate, default=0.35, help="augment: how far from a picture to go (0.35)")
     add("--min_identity", type=share, default=0.95, help="least share of strangers less alike; 0: no gate")
     add("--min_quality", type=share, default=0.01, help="least share of faces that are odder; 0: no gate")
@@ -109,10 +109,10 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, default="info_began", help="which GAN (default: info_began)")
     add("--data", choices=("celeba", "mnist", "digits"), default="celeba", help="faces or digits")
     add("--image_size", type=int, choices=SIZES, help="side of the pictures (default: 64; digits: 32)")
-    add("--noise_size", type=positive, default=64, help="numbers of noise in the latent (default: 64)")
+    add("--noise_size", type=up_to(1024), default=64, help="numbers of noise in the latent (default: 64)")
     add("--categorical", type=classes, help="classes of its one-hot components: 10 or 10,10; none (infogan: 10)")
-    add("--continuous", type=natural, help="its continuous code numbers (default: 2; began: 0)")
-    add("--hidden", type=positive, help="channels of the largest maps (128, infogan 64; best: 32, 64)")
+    add("--continuous", type=up_to(1024, least=0), help="its continuous code numbers (default: 2; began: 0)")
+    add("--hidden", type=up_to(1024), help="channels of the largest maps (128, infogan 64; best: 32, 64)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=16).add_argument
     add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 2000)")

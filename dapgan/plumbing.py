@@ -64,6 +64,12 @@ def number(kind, expected, allowed):
     return parse
 
 
+def up_to(most, least=1):
+    """A flag type: a whole number within bounds, for what otherwise takes all the memory there is."""
+    expected = f"a whole number, more than {least - 1}, at most {most}"
+    return number(int, expected, lambda n: least <= n <= most)
+
+
 positive = number(int, "a whole number, more than 0", lambda n: n > 0)
 natural = number(int, "a whole number, 0 or more", lambda n: n >= 0)
 rate = number(float, "more than 0", lambda x: 0 < x < math.inf)
@@ -96,7 +102,7 @@ def add_training_flags(parser, recipes, epoch, batch_size, steps=0, seed=0):
         help=f"end after so many steps whatever the epochs say ({steps or 'no'})",
     )
     add("--train_size", help="training pictures: a number, or a share such as 0.5 (default: all)")
-    add("--batch_size", type=positive, default=batch_size, help="pictures a step, over all processes")
+    add("--batch_size", type=up_to(65536), default=batch_size, help="pictures a step, over all processes")
     add("--learning_rate", type=rate, help="of the optimizers")
     add("--beta1", type=decay, help="Adam's momentum")
     add("--recipe", choices=recipes, default="document", help="set of defaults (default: document)")

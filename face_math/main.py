@@ -34,7 +34,7 @@ from face_math.filler import train_filler
 from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, update_ema
+from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 from face_math.trained import say_outdated
@@ -111,18 +111,17 @@ def parse_args(argv=None):
     add("--optimizer", choices=("nesterov", "adam"), help="of the search (document: nesterov, best: adam)")
     add("--momentum", type=plumbing.decay, help="of the search (document: 0.75, complete 0.9; best: 0.9)")
     add("--mask", type=path, default="center", help="hole: center, left, random, full, or a picture, white the hole")
-    frames = plumbing.number(int, "a whole number, more than 1", lambda n: n > 1)
-    add("--frames", type=frames, default=64, help="interpolate: pictures from one z to the next (default: 64)")
+    add("--frames", type=up_to(10_000, least=2), default=64, help="interpolate: pictures from z to z (default: 64)")
     vectors = "Smiling,Eyeglasses,Male,Blond_Hair,Turn"
     add("--attributes", type=names_of, default=vectors, help=f"vectors to add; or Turn (default: {vectors})")
     add("--strengths", type=numbers_of, help="how often to add a vector (default: -2,-1,0,1,2; compare: 1.5)")
     add("--vectors", choices=("mean", "regression"), help="difference of means, or of what else is equal")
-    add("--count", type=plumbing.positive, default=64, help="test faces to take without --images, or faces to sample")
+    add("--count", type=up_to(100_000), default=64, help="test faces to take without --images, or faces to sample")
 
     add = parser.add_argument_group("Model").add_argument
     add("--image_size", type=int, choices=SIZES, default=64, help="side of the pictures: 32, 64 or 128 (default: 64)")
-    add("--z_size", type=plumbing.positive, default=100, help="numbers in z (default: 100)")
-    add("--width", type=plumbing.positive, default=64, help="channels of the largest maps (default: 64)")
+    add("--z_size", type=up_to(1024), default=100, help="numbers in z (default: 100)")
+    add("--width", type=up_to(512), default=64, help="channels of the largest maps (default: 64)")
     add("--kernel", type=int, choices=(4, 5), help="side of the convolutions (document: 5, best: 4)")
     add("--d_batch_norm", **SWITCH, help="in discriminator and encoder (document: True, best: False)")
 

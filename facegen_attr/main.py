@@ -100,11 +100,10 @@ def parse_args(argv=None):
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
-    many = plumbing.number(int, "1 to 100000", lambda n: 1 <= n <= 100_000)
     port = plumbing.number(int, "0 to 65535 (0: any that is free)", lambda n: 0 <= n <= 65535)
     add = plumbing.add_file_flags(parser).add_argument
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
-    add("--count", type=many, help="generate: how many pictures (default: 16)")
+    add("--count", type=plumbing.up_to(100_000), help="generate: how many pictures (default: 16)")
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
     add("--all_faces", **SWITCH, default=False, help="generate: every face of a photo, not only the largest")
     add("--first_model", type=path, help="refine: model file that makes the first guess from noise (dcgan5)")

@@ -908,6 +908,11 @@ def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("flags", "says"), [
     (["--image_size=48"], "32, 64, 128"),
     (["--width=0"], "more than 0"),
+    (["--width=99999"], "at most 512"),
+    (["--z_size=99999"], "at most 1024"),
+    (["--batch_size=999999999"], "at most 65536"),
+    (["--run=sample", "--count=999999999"], "at most 100000"),
+    (["--run=interpolate", "--frames=99999999"], "at most 10000"),
     (["--kernel=3"], "--kernel"),
     (["--flip=maybe"], "expected True or False"),
     (["--momentum=1"], "less than 1"),

@@ -86,6 +86,8 @@ def test_names_in_no_encoding_through_training_and_a_verb(project, home, capfd):
     elif project == "deep_makeover":
         made = {os.fsencode(path.name) for path in (home / "made").iterdir()}
         assert made >= {b"2.png", b"2_2.png", b"caf\xe9.png", ("漢" * 80 + ".png").encode()}
+        of = dict(line.split(b"\t") for line in (home / "made/manifest.tsv").read_bytes().splitlines())
+        assert of[b"2.png"].endswith(b"/nest/a/2.jpg") and of[b"2_2.png"].endswith(b"/nest/b/2.jpg")
     assert not list(Path.cwd().glob("~*"))
     for place in ("checkpoint", "models", "samples", "made"):  # the next project begins with none
         shutil.rmtree(home / place, ignore_errors=True)
