@@ -15,9 +15,19 @@ import torch.nn.functional as F
 
 from common.celeba import subset, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
-from dapgan.faces import LEARNED, AttributeReader, FaceMiddle, LinearFaces, chunks, resized, share_below, shuffled
+from dapgan.faces import (
+    LEARNED,
+    AttributeReader,
+    FaceMiddle,
+    LinearFaces,
+    chunks,
+    resized,
+    restored,
+    share_below,
+    shuffled,
+)
 from dapgan.loading import load_pictures, load_reader, load_records, run_name
-from dapgan.plumbing import output_folder, place, save_sheet
+from dapgan.plumbing import need_data, output_folder, place, save_sheet
 
 TRIES = 10  # pictures made for each one wanted before the gates are said to be too strict
 FEWEST, MOST = 60, 7000  # training faces, without labels, that are needed at least and taken at most
@@ -48,6 +58,19 @@ class Unlabelled:
 
     def look(self, x):
         return F.normalize(self.middle.features(x) * self.middle.gain.sqrt(), dim=1)
+
+    def numbers(self):
+        """Name -> tensor or dict of such: statistics and embeddings, no pictures."""
+        return {name: x if torch.is_tensor(x) else vars(x) for name, x in vars(self).items()}
+
+    @classmethod
+    def restore(cls, numbers, device):
+        """What had these numbers(), in half precision or not."""
+        known = cls.__new__(cls)
+        known.middle = restored(FaceMiddle, numbers["middle"], device)
+        known.linear = restored(LinearFaces, numbers["linear"], device)
+        known.root, known.looks, known.odd = (numbers[name].float().to(device) for name in ("root", "looks", "odd"))
+        return known
 
 
 class Varied(NamedTuple):
@@ -99,11 +122,32 @@ def augment_person(
 
 def unlabelled_faces(args, device):
     """Records, rows of training faces, at most MOST, and those faces (N, 3, S, S). InputError: fewer than FEWEST."""
+    need_data(args, "its faces, without labels, are what is known of faces")
     records = load_records(args, device)
     rows = subset(records.rows("train"), MOST, args.seed)
     if len(rows) < FEWEST:
         raise InputError(f"{args.dataset_dir} has {len(rows)} training faces; {FEWEST} are needed, without labels")
     return records, rows, to_tensor(records.images[rows], device)
+
+
+def know_faces(args, gan):
+    """What is known of unlabelled faces, the reader of attributes or None, and how well it reads each: of the data set,
+    without one what the model brings along.
+    """
+    if args.dataset_dir is None and gan.faces:
+        known = Unlabelled.restore(gan.faces, gan.device)
+        if "weights" not in gan.faces:
+            return known, None, {}
+        weights = gan.faces["weights"].float().to(gan.device)
+        reader = AttributeReader.restore(gan.faces["names"], weights, known.middle, known.linear)
+        return known, reader, gan.faces["accuracy"]
+    records, rows, x = unlabelled_faces(args, gan.device)
+    known = Unlabelled(x, gan.read)
+    if records.attributes is None:
+        return known, None, {}
+    reader, others = AttributeReader(x, records.attributes[rows]), records.rows("validation")
+    x_others = to_tensor(records.images[others], gan.device)
+    return known, reader, reader.accuracy(x_others, records.attributes[others])
 
 
 def augment(args):
@@ -116,12 +160,12 @@ def augment(args):
         raise InputError("--run augment needs --images: the pictures to vary")
     keep_apart(args.out_dir, args.images)
     gan = load_reader(args)
-    records, rows, faces = unlabelled_faces(args, gan.device)
+    known, reader, accuracy = know_faces(args, gan)
     images, names = load_pictures(args, gan.device)
     x = to_tensor(images, gan.device)
     gates = args.strength, args.min_identity, args.min_quality
     networks = gan.read, gan.generate, gan.latent.constrain
-    made = augment_person(x, Unlabelled(faces, gan.read), *networks, args.count, *gates, args.seed)
+    made = augment_person(x, known, *networks, args.count, *gates, args.seed)
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"
     if not made.rows:
         raise InputError(f"nothing passed the gates ({refused}): lower --strength, --min_identity or --min_quality")
@@ -132,11 +176,9 @@ def augment(args):
     save_sheet(out / "sheet.png", {"Originals": x[:16], "Varied": made.pictures[:64]})
     few = f"only {len(made.rows)} of {args.count}: " if len(made.rows) < args.count else ""
     print(f"{few}{len(made.rows)} varied pictures of {len(x)}; {refused}")
-    if records.attributes is None:
+    if reader is None:
         print("no attributes in this data set: what varied is not read")
     else:
-        reader, known = AttributeReader(faces, records.attributes[rows]), records.rows("validation")
-        accuracy = reader.accuracy(to_tensor(records.images[known], gan.device), records.attributes[known])
         varied = reader.varied(made.pictures, x[[row["source"] for row in made.rows]])
         table = [[name, *map("{:.3f}".format, (*varied[name], accuracy.get(name, math.nan)))] for name in varied]
         write_table(out / "varied.tsv", ["attribute", "read_otherwise", "deviation", "reader_accuracy"], table)

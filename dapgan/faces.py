@@ -110,6 +110,13 @@ def share_below(values, reference):
     return torch.searchsorted(reference.sort().values, values.contiguous()) / len(reference)
 
 
+def restored(kind, numbers, device):
+    """A FaceMiddle or LinearFaces of which vars() gave these numbers."""
+    found = kind.__new__(kind)
+    vars(found).update({name: x.float().to(device) for name, x in numbers.items()})
+    return found
+
+
 class AttributeReader:
     """Attributes read by least squares from FaceMiddle's features and the components of the whole picture.
 
@@ -130,6 +137,13 @@ class AttributeReader:
             squares, product = inputs.T @ balanced_inputs, balanced_inputs.T @ (2 * there.float() - 1)
             weights.append(torch.linalg.solve(squares + penalty, product))
         self.weights = torch.stack(weights, 1)
+
+    @classmethod
+    def restore(cls, names, weights, middle, linear):
+        """A reader that was fitted before."""
+        reader = cls.__new__(cls)
+        reader.names, reader.weights, reader.middle, reader.linear = list(names), weights, middle, linear
+        return reader
 
     def inputs(self, x):
         whole = chunks(self.linear.encode, x)

@@ -18,7 +18,7 @@ from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, make_ema, place, read_checkpoint, setup
+from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
@@ -73,6 +73,7 @@ class GAN:
     generator: nn.Module
     discriminator: nn.Module
     predictor: nn.Module = None
+    faces: dict = None  # what it brings along about unlabelled faces (see ship.py)
 
     @property
     def reader(self):
@@ -173,6 +174,7 @@ def load_gan(args, device, autocast):
             advice = f"give --{name} {theirs}, or another model"
             raise InputError(f"{path} has {name} {theirs}, not {getattr(args, name)}: {advice}")
     gan = make_gan(flags, device, autocast)
+    gan.faces = content["state"].get("faces")
     for name in ("generator", "discriminator"):
         freeze(getattr(gan, name), content, name, path, device)
     print(f"model {path}: step {content['state']['step']}, {flags.recipe} recipe")
@@ -240,6 +242,8 @@ def load_pictures(args, device):
         for name, reason in skipped:
             print(f"skipped {name}: {reason}")
     else:
+        if args.data == "celeba":
+            need_data(args, "its test faces are taken where no --images are named")
         records = load_records(args, device)
         rows = records.rows("test")[: args.count]
         if len(rows) == 0:

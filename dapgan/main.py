@@ -36,6 +36,7 @@ from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, rate, rep
 from dapgan.predictor import train_predictor
 from dapgan.purity import check_digits
 from dapgan.recover import LOSSES, METHODS, recover
+from dapgan.ship import ship
 from dapgan.vary import draw_sheet, sample, vary
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def train(args):
 
 
 VERBS = dict(train=train, train_predictor=train_predictor, sample=sample, recover=recover, vary=vary)
-VERBS |= dict(augment=augment, evaluate=evaluate, purity=check_digits)
+VERBS |= dict(augment=augment, evaluate=evaluate, purity=check_digits, ship=ship)
 
 
 def main(argv=None):

@@ -11,7 +11,7 @@ from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_co
 from common.photos import InputError
 from deep_makeover import plumbing
 from deep_makeover.model import make_networks
-from deep_makeover.plumbing import PROJECT, fill, find_model, in_chunks, setup
+from deep_makeover.plumbing import fill, find_model, in_chunks, setup
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
 MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
@@ -105,14 +105,14 @@ def report_sides(args, records):
 
 
 def load_model(args):
-    """The best generator so far, else the last checkpoint's, else the shipped one: generator, device, autocast, flags.
+    """The best generator so far, else the last checkpoint's: generator, device, autocast, flags.
 
     And the judge, None in a file that knows none: the discriminator that was trained with it, and the score below which
     5% of validation makeovers lie. --box and --scale that are given win over the model's own: the networks take
     pictures of any size.
     """
     device, autocast, *_ = setup(args)
-    path, content = find_model(args, run_name(args), PROJECT / "models" / f"shipped_{args.mode}.pt")
+    path, content = find_model(args, run_name(args))
     saved = argparse.Namespace(**content["args"])
     try:
         outputs = 2 if saved.lambda_class else 1

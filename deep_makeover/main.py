@@ -31,6 +31,7 @@ from deep_makeover.measure import test, validate
 from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
+from deep_makeover.ship import ship
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
@@ -61,7 +62,7 @@ def parse_args(argv=None):
     same = dict(default=argparse.SUPPRESS)  # the document's name of a flag that all projects have
 
     add = parser.add_argument_group("What to do").add_argument
-    add("--run", choices=VERBS, default="train", help="train, test or inference (default: train)")
+    add("--run", choices=VERBS, default="train", help="train, test, inference or ship (default: train)")
     add("--min_faces", type=positive, default=200, help="fewest training faces of a side (default: 200)")
     add("--strength", type=share, default=1.0, help="inference: 0 the photo, 1 all of it (default: 1)")
     add("--all_faces", **SWITCH, default=False, help="inference: every face, not only the largest")
@@ -281,7 +282,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
     return step
 
 
-VERBS = dict(train=train, test=test, inference=inference)
+VERBS = dict(train=train, test=test, inference=inference, ship=ship)
 
 
 def main(argv=None):

@@ -23,12 +23,15 @@ import torch
 import torch.distributed as dist
 
 from common import photos
-from common.celeba import to_uint8
+from common.celeba import CelebA, to_uint8
 from common.photos import InputError, check_writable, new_folder, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
+TRAIN_FIRST = f"train first: python {PROJECT.name}/main.py --dataset_dir DIR (--help says how)"
 PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
+SHIPPED = "shipped"  # what the runs of models that come with the program call their data set
+MOST_SHIPPED = 16_000_000  # bytes of such a file
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
@@ -150,8 +153,9 @@ def read_flags(parser, argv, defaults, named, uses):
     defaults: a first reading of the flags -> what recipe and verb set, which a flag that is given wins over. uses: a
     first reading -> the training whose model the verb uses, else None; named: what a model of it is named for besides
     the data set -> the flags that say it. Where they are not given, the only model there is says it (`find_run`).
-    args.shaping: the flags that shape a run, those of the groups Model and Training but for how long it goes on. A run
-    can be resumed with others changed, not with these.
+    A verb that finds none uses the one that comes with the program (`find_shipped`), and args.shipped says so, unless
+    the person has said which, or where theirs lie. args.shaping: the flags that shape a run, those of the groups Model
+    and Training but for how long it goes on. A run can be resumed with others changed, not with these.
     """
     argv = sys.argv[1:] if argv is None else list(map(str, argv))
     first = parser.parse_known_args(argv)[0]
@@ -162,11 +166,22 @@ def read_flags(parser, argv, defaults, named, uses):
     if "dataset_dir" in given and args.dataset_name is None:
         args.dataset_name = name_of(args.dataset_dir)
     found, others = find_run(args, given, uses(first), named) if uses(first) else ({}, "")
+    shipped, first.shipped = None, ""
+    makes = str(first.run).startswith(("train", "ship"))
+    if uses(first) and not (found or makes or given & {"model_path", "checkpoint_dir", "dataset_name"}):
+        shipped = find_shipped(args, given, uses(first), named)
+        if not shipped and (there := sorted(file.name for file in PROJECT.glob("*.pt"))):
+            others += f"; of {', '.join(there)}, which come with the program, none does"
+    if shipped:
+        file, content = shipped
+        found = {flag: content["args"][flag] for flag in ("dataset_name", *named)} | dict(model_path=str(file))
+        first.shipped = f"no model of your own: {file}, which comes with the program, is used; {content['about']}"
     if found:
         vars(first).update({name: value for name, value in found.items() if name not in given})
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
-    args.others, args.command = others, shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
+    args.others, args.shipped = others, first.shipped
+    args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
     names = {action.dest for group in groups for action in group._group_actions}
     args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
@@ -175,12 +190,26 @@ def read_flags(parser, argv, defaults, named, uses):
     if args.dataset_name is None and args.model_path.endswith(".pt"):
         args.dataset_name = Path(args.model_path).stem
     if args.dataset_name is None and uses(first):
-        raise InputError(f"no model: none in {args.model_path} nor {args.checkpoint_dir} fits{others}; train one first")
+        raise InputError(f"no model: none in {args.model_path} nor {args.checkpoint_dir} fits{others}; {TRAIN_FIRST}")
     if args.dataset_name is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
         raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, without slashes")
     return args
+
+
+def find_shipped(args, given, training, named):
+    """The model that comes with the program which is most like what the flags say, (file, content) or None.
+
+    What was given has to fit; of what was not, the defaults decide between those that do.
+    """
+    told, best = [flag for flag in named if given & set(named[flag])], (-1, None)
+    for file in sorted(PROJECT.glob("*.pt")):
+        content = read_checkpoint(file, mmap=True)
+        same = {flag: content["args"].get(flag) == getattr(args, flag) for flag in named}
+        if content["args"].get("run") == training and all(same[flag] for flag in told) and sum(same.values()) > best[0]:
+            best = sum(same.values()), (file, content)
+    return best[1]
 
 
 def name_of(folder):
@@ -437,7 +466,11 @@ def save_checkpoint(path, flags, parts, **state):
     parts: name -> module or optimizer; flags, state: numbers, texts, lists and tensors. InputError: the disk refuses.
     """
     content = {"format": FORMAT, "project": PROJECT.name, "args": flags, "state": state}
-    content |= {name: part.state_dict() for name, part in parts.items()}
+    write_content(path, content | {name: part.state_dict() for name, part in parts.items()})
+
+
+def write_content(path, content):
+    """Write a file atomically, and keep the one before it."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -473,20 +506,83 @@ def read_checkpoint(path, mmap=False):
         raise InputError(f"{path} has format {number}; this program reads 1 and {FORMAT}")
     if project != PROJECT.name:
         raise InputError(f"{path} is no model of this project but of {project}")
+    if "about" in content and not mmap:
+        for name in set(content) - {"args", "state"}:
+            if isinstance(content[name], dict):
+                content[name] = {key: unpacked(x) for key, x in content[name].items()}
     return content
 
 
-def find_model(args, name, *shipped):
-    """The best model of a run so far, else its last checkpoint, else a shipped model: path and content.
+def write_shipped(path, content, networks, about, bytewise=(), **state):
+    """Write a small model file, which can come with the program, from the content of a large one.
+
+    networks: name -> weights, in half precision there; those called by one of `bytewise`, as "network.weight", in 8
+    bits, each row with a scale of its own. about: what it was trained on. state: tensors, numbers and texts that verbs
+    need beside them, no pictures. InputError: it would be larger than such files may be.
+    """
+    flags = content["args"] | dict(dataset_name=SHIPPED, name=path.stem)
+    small = {"format": FORMAT, "project": PROJECT.name, "about": about, "args": flags}
+    small["state"] = dict(step=content["state"].get("step", 0), **state)
+    for name, weights in networks.items():
+        small[name] = {key: packed(x, f"{name}.{key}".startswith(tuple(bytewise))) for key, x in weights.items()}
+    size = bytes_of(small)
+    if size > MOST_SHIPPED:
+        most = f"{MOST_SHIPPED / 1e6:.0f} at most: train a narrower one"
+        raise InputError(f"{path} would have {size / 1e6:.1f} MB, {most}")
+    write_content(path, small)
+    path.with_suffix(PREVIOUS).unlink(missing_ok=True)
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {about}")
+
+
+def bytes_of(content):
+    """How many bytes the tensors in a dict of such, at any depth, have."""
+    if torch.is_tensor(content):
+        return content.numel() * content.element_size()
+    return sum(map(bytes_of, content.values())) if isinstance(content, dict) else 0
+
+
+def packed(x, bytewise=False):
+    """A tensor as `write_shipped` writes it; what is no matrix, such as batch norm's statistics, stays as it is."""
+    if not x.is_floating_point() or x.dim() < 2:
+        return x
+    if not bytewise:
+        return x.half()
+    scale = x.float().abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+    return {"int8": (x.float() / scale.view(-1, *[1] * (x.dim() - 1))).round().char(), "scale": scale}
+
+
+def unpacked(x):
+    """That tensor again, in single precision."""
+    if isinstance(x, dict):
+        return x["int8"].float() * x["scale"].view(-1, *[1] * (x["int8"].dim() - 1))
+    return x.float() if x.is_floating_point() else x
+
+
+def trained_on(args):
+    """What a model says of what it was trained on. InputError: --dataset_dir was not given."""
+    need_data(args, "it says what the model was trained on, and gives the numbers that verbs need of it")
+    dataset = CelebA(args.dataset_dir, args.seed)
+    width, height = sorted(dataset.sizes)[len(dataset.sizes) // 2]
+    return f"trained on {(dataset.partition == 0).sum():,} faces of {width} x {height} pixels"
+
+
+def need_data(args, why):
+    """InputError: a verb needs the data set and --dataset_dir was not given."""
+    if args.dataset_dir is None:
+        raise InputError(f"--run {args.run} needs --dataset_dir, the folder (or zip) with the pictures: {why}")
+
+
+def find_model(args, name):
+    """The best model of a run so far, else its last checkpoint: path and content.
 
     InputError: none of them is there, or not the file that --model_path names.
     """
-    candidates = [place(args, "model", name), place(args, "checkpoint", name), *shipped]
+    candidates = [place(args, "model", name), place(args, "checkpoint", name)]
     if candidates[0] == Path(args.model_path):  # that one and no other
         candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; train first")
+        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; {TRAIN_FIRST}")
     return path, read_checkpoint(path)
 
 
@@ -798,6 +894,8 @@ def run(parse_args, verbs, argv=None):
     try:
         args = parse_args(argv)
         check_places(args)
+        if args.shipped:
+            print(args.shipped)
         verbs[args.run](args)
     except InputError as error:
         sys.exit(fail(str(error)))

@@ -1,6 +1,7 @@
 """--run arithmetic: a - b + c of faces, and directions in z: what an attribute, or the turn of a head, adds to it."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ import torch
 from common.celeba import attribute_indices, to_tensor, to_uint8
 from common.mtcnn import MTCNN, put_back, soft_box, soft_oval
 from common.photos import InputError, save_pictures, write_table
+from face_math import plumbing
 from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
 from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet
 from face_math.projection import embed, find_z
@@ -85,17 +87,25 @@ def attribute_vectors(args, model):
     InputError: no labels, or no encoder.
     """
     flags, name = beside(args, "_vectors")
-    path, names = place(flags, "model", name), args.attributes
-    kept = read_checkpoint(path)["state"] if path.exists() else {}
-    if kept.get("inverts") != model.version or kept.get("kind") != args.vectors or not set(names) <= set(kept["names"]):
+    files = [place(flags, "model", name)]
+    if args.shipped:  # which brings some along; others are kept with one's own models
+        files.insert(0, Path(plumbing.PROJECT, "models", f"{name}.pt"))
+    for file in files:
+        kept = read_checkpoint(file)["state"] if file.exists() else {}
+        found = kept.get(args.vectors) if kept.get("inverts") == model.version else None
+        if found and set(args.attributes) <= set(found["names"]):
+            break
+    else:
         if args.dataset_dir is None:
-            raise InputError(f"{path} does not hold these vectors yet: give --dataset_dir, with labels, once")
+            there = f", but {', '.join(found['names'])}" if found else ""
+            raise InputError(f"{file} does not hold these vectors{there}: give --dataset_dir, with labels, once")
         if model.encoder is None:
             raise InputError("attribute vectors need the training faces' z: --run train_encoder first")
         vectors = labelled_vectors(args, model, load_records(args, model.device))
-        kept = dict(inverts=model.version, kind=args.vectors, names=names, vectors=torch.stack([*vectors.values()]))
-        save_checkpoint(path, {}, {}, **kept)
-    return {name: kept["vectors"][kept["names"].index(name)].to(model.device) for name in names}
+        found = dict(names=args.attributes, vectors=torch.stack([*vectors.values()]))
+        save_checkpoint(files[0], {}, {}, inverts=model.version, **{args.vectors: found})
+    vectors = torch.as_tensor(found["vectors"], device=model.device)
+    return {name: vectors[found["names"].index(name)] for name in args.attributes}
 
 
 def labelled_vectors(args, model, records):

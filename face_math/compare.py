@@ -13,7 +13,7 @@ from common.photos import save_pictures, write_table
 from face_math.arithmetic import labelled_vectors
 from face_math.loading import load_pictures, load_records, results_folder, training_faces, training_rows
 from face_math.model import components
-from face_math.plumbing import psnr, save_sheet
+from face_math.plumbing import need_data, psnr, save_sheet
 from face_math.projection import SEARCHES, find_z
 from face_math.trained import load_vae, prepare
 
@@ -24,6 +24,7 @@ def compare(args):
     For each, on the test faces or --images: reconstructions, edits at the last of --strengths, interpolations, and a
     manifest of each for benchmarks/quality.py; one table (table.tsv) and one picture (sheet.png).
     """
+    need_data(args, "vectors and principal components are those of its training faces")
     args.start = "encoder"
     gan = prepare(args)
     vae = load_vae(args, gan.device, gan.autocast)

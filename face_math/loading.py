@@ -10,7 +10,7 @@ from common.celeba import SQUARE, find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from face_math.model import Discriminator, Encoder, Generator
-from face_math.plumbing import fill, in_chunks, output_folder, place, read_checkpoint, run_name
+from face_math.plumbing import fill, in_chunks, need_data, output_folder, place, read_checkpoint, run_name
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Places and data
@@ -61,6 +61,7 @@ def load_pictures(args, device, paths=None):
     """Photos, or without any the first --count test faces: images (N, S, S, 3) uint8 and their names, which differ."""
     if paths:
         return load_photos(args, device, paths)[:2]
+    need_data(args, "its test faces are taken where no --images are named")
     records = load_records(args, device)
     rows = records.rows("test")[: args.count]
     if len(rows) == 0:

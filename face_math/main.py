@@ -37,6 +37,7 @@ from face_math.model import SIZES, draw_z, prior_distance
 from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
+from face_math.ship import ship
 from face_math.trained import say_outdated
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -80,7 +81,8 @@ def numbers_of(text):
 
 def defaults(first):
     """What recipe, search and verb set, by the flags that were given."""
-    search = SEARCHES[first.search]
+    which = first.search or ("best" if getattr(first, "shipped", "") else "document")
+    search = SEARCHES[which]
     chosen = search | RECIPES[first.recipe]
     if first.run == "train_filler":
         chosen |= FILLER
@@ -89,9 +91,10 @@ def defaults(first):
     elif first.run != "train":
         chosen |= search
     if first.run == "complete":
-        chosen |= COMPLETE[first.search]
+        chosen |= COMPLETE[which]
         if (first.start or chosen["start"]) == "filler":
             chosen["n_iter"] = 0
+    chosen["search"] = which
     chosen["strengths"] = [1.5] if first.run == "compare" else [-2.0, -1.0, 0.0, 1.0, 2.0]
     return chosen
 
@@ -102,7 +105,7 @@ def parse_args(argv=None):
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
-    add("--search", choices=SEARCHES, default="document", help="how z is found (default: document)")
+    add("--search", choices=SEARCHES, help="how z is found (default: document; with the shipped model: best)")
     add("--start", choices=("random", "encoder", "filler"), help="of a search (best: encoder, complete filler)")
     add("--n_iter", type=plumbing.natural, help="its steps (document: 2000, complete 1000; best: 100, filler 0)")
     add("--restarts", type=plumbing.positive, default=1, help="searches per picture, the best kept (default: 1)")
@@ -269,6 +272,7 @@ VERBS = dict(
     average=average,
     arithmetic=arithmetic,
     compare=compare,
+    ship=ship,
 )
 
 

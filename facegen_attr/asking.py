@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from common.celeba import SQUARE, CelebA, attribute_indices, find_faces, parse_condition, to_tensor, to_uint8
 from common.mtcnn import MTCNN, rescale
 from common.photos import InputError
+from facegen_attr import plumbing
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import attributes_of, load_records, picture_size
-from facegen_attr.plumbing import fill, read_checkpoint
+from facegen_attr.plumbing import fill, need_data, read_checkpoint
 from facegen_attr.predictor import SIZE, Predictor, predict
 
 
@@ -62,6 +63,7 @@ def draw_requests(pool, attributes, request, count, seed):
 
 def test_faces(args, model):
     """The data set's test faces (N, 3, H, W) in [-1, 1] and their attributes (N, A)."""
+    need_data(args, "its test faces are taken where no --images are named")
     records = load_records(args, picture_size(model.flags), model.device)
     rows = records.rows("test")
     if len(rows) == 0:
@@ -69,12 +71,19 @@ def test_faces(args, model):
     return to_tensor(records.images[rows]), attributes_of(records, model.flags.attributes)[rows]
 
 
+def predictor_file(args):
+    """Where the predictor of the run is: --predictor_path, else beside the model."""
+    folder = Path(args.model_path).parent if args.model_path.endswith(".pt") else Path(args.model_path)
+    return Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
+
+
 def own_faces(args, model, paths):
     """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, and the
     Place of each in its photo. A clip's face has those of most of its frames, in all of them.
     """
-    folder = Path(args.model_path).parent if args.model_path.endswith(".pt") else Path(args.model_path)
-    path = Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
+    path = predictor_file(args)
+    if not path.exists() and not args.predictor_path:  # who has trained an editor alone has the one that is there
+        path = shipped if (shipped := plumbing.PROJECT / "predictor.pt").exists() else path
     if not path.exists():
         raise InputError(f"no {path}: --run train_predictor makes it, so that nobody has to label a photo by hand")
     predictor = fill(Predictor(), read_checkpoint(path), "predictor", path).to(model.device)

@@ -45,6 +45,7 @@ from facegen_attr.model import MODELS, REFINERS, attribute_loss, mismatch_loss, 
 from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, path, replayed, setup, update_ema, weight
 from facegen_attr.predictor import train_predictor
 from facegen_attr.refine import refine
+from facegen_attr.ship import ship
 from facegen_attr.validation import fixed_starts, validate
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -79,10 +80,10 @@ def parse_args(argv=None):
     parser = plumbing.make_parser(__doc__, "facegen_attr")
 
     add = parser.add_argument_group("What to do").add_argument
-    add("--run", choices=VERBS, default="train", help="train, analyse, generate, refine or train_predictor")
+    add("--run", choices=VERBS, default="train", help="train, analyse, generate, refine, train_predictor or ship")
 
     add = parser.add_argument_group("Model").add_argument
-    add("--model", choices=MODELS, default="dcgan2", help="one of the document's six (default: dcgan2)")
+    add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
     add("--network", choices=("document", "conditional"), help="conditional obeys (dcgan2, dcgan5 only)")
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
@@ -113,8 +114,8 @@ def parse_args(argv=None):
     add("--web", **SWITCH, default=False, help="refine: in the browser, on this machine only")
     add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")
 
-    named = {name: [name] for name in ("model", "image_size", "recipe")}
-    uses = dict(generate="train", refine="train")
+    named = dict(model=["model", "images"], image_size=["image_size"], recipe=["recipe"])
+    uses = dict(generate="train", refine="train", ship="train")
     args = plumbing.read_flags(parser, argv, presets, named, lambda first: uses.get(first.run))
     args.attributes = attribute_list(args.attributes)
     sizes = range(16, 513) if args.model == "fcgan" else (16, 32, 64, 128)
@@ -132,6 +133,7 @@ def parse_args(argv=None):
 
 def presets(first):
     """What the model, the recipe and the verb that were asked for set."""
+    first.model = first.model or ("dcgan5" if first.images else "dcgan2")  # whose own face is to be changed
     plain = first.recipe == "document" and first.model == "dcgan2"
     names = ("image_size", "attributes", "epoch", "optimizer", "learning_rate", "train_size")
     values = PRESETS["64" if plain and first.image_size == 64 else first.model]
@@ -139,6 +141,7 @@ def presets(first):
     if plain and first.image_size != 64:
         count = len(attribute_list(first.attributes or defaults["attributes"]))
         defaults["epoch"] = DCGAN2_EPOCHS.get(count, defaults["epoch"])
+    defaults["model"] = first.model
     return defaults | (PREDICTOR if first.run == "train_predictor" else {})
 
 
@@ -304,7 +307,8 @@ def train(args):
     journal.close(lambda score: "the newest that has not collapsed" if is_editor(args) else f"score {score:.4f}")
 
 
-VERBS = dict(train=train, analyse=analyse, generate=generate, refine=refine, train_predictor=train_predictor)
+VERBS = dict(train=train, analyse=analyse, generate=generate, refine=refine)
+VERBS |= dict(train_predictor=train_predictor, ship=ship)
 
 
 def main(argv=None):

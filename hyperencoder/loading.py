@@ -11,7 +11,7 @@ from common.mtcnn import MTCNN
 from common.photos import InputError
 from hyperencoder import plumbing
 from hyperencoder.model import AutoEncoder, fit_pca, initialise
-from hyperencoder.plumbing import fill, find_model, in_chunks, read_checkpoint, setup
+from hyperencoder.plumbing import fill, find_model, in_chunks, need_data, read_checkpoint, setup
 
 
 def run_name(args):
@@ -98,6 +98,7 @@ def load_pictures(args, model, device):
     """What a verb works on: --images, else the data set's test part. Returns images (N, h, w, 3) uint8 and names."""
     if args.images:
         return load_photos(args, model, device)[:2]
+    need_data(args, "its test faces are taken where no --images are named")
     records = load_records(args, device)
     rows = records.rows("test")
     if len(rows) == 0:

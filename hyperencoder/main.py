@@ -30,6 +30,7 @@ from hyperencoder.loading import load_records, make_model, run_name, split, star
 from hyperencoder.model import X_SIZE, augment, map_sizes
 from hyperencoder.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from hyperencoder.reconstruct import test
+from hyperencoder.ship import ship
 from hyperencoder.swap import swap
 from hyperencoder.validation import compare, embed_validation, extend_film, mean_embeddings, validate
 
@@ -53,7 +54,7 @@ def parse_args(argv=None):
     parser = plumbing.make_parser(__doc__, "hyperencoder")
 
     add = parser.add_argument_group("What to do").add_argument
-    add("--run", choices=VERBS, help="train, test, anomaly, train_swap or swap; wins over --train")
+    add("--run", choices=VERBS, help="train, test, anomaly, train_swap, swap, ship; wins over --train")
     add("--train", **SWITCH, help="True: train; False: test (default: True)")
     add("--no-train", dest="train", action="store_false", default=None, help="the same as --train=False")
 
@@ -118,7 +119,7 @@ def defaults(first):
 def model_of(first):
     """The training whose model a verb uses, None if it uses none; by the flags that were given."""
     verb = first.run or ("test" if first.train is False else "train")
-    return dict(test="train", anomaly="train", swap="train_swap").get(verb)
+    return dict(test="train", anomaly="train", ship="train", swap="train_swap").get(verb)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ def train(args):
     journal.close(lambda mse: f"validation MSE {mse:.4f} in [-1, 1], {mse / 4:.5f} in [0, 1]")
 
 
-VERBS = dict(train=train, test=test, anomaly=anomaly, train_swap=train, swap=swap)
+VERBS = dict(train=train, test=test, anomaly=anomaly, train_swap=train, swap=swap, ship=ship)
 
 
 def main(argv=None):

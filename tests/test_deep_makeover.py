@@ -618,19 +618,6 @@ def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
     assert scores.quantile(0.05).item() == pytest.approx(least, abs=1e-4)
 
 
-def test_without_a_trained_model_the_shipped_one_is_taken(changer, tmp_path, monkeypatch, capsys):
-    (tmp_path / "models").mkdir()
-    shutil.copy(changer, tmp_path / "models/shipped_mtf.pt")
-    monkeypatch.setattr(loading, "PROJECT", tmp_path)
-    Image.fromarray(draw(parameters(0, 3, 0))[0][90:190, 49:129]).save(tmp_path / "crop.png")
-    flags = ["--run", "inference", "--device", "cpu"]
-    flags += ["--infile", tmp_path / "crop.png", "--outfile", tmp_path / "out.png"]
-    assert call(*flags, "--model_path", tmp_path / "elsewhere") == 0
-    assert "shipped_mtf.pt" in capsys.readouterr().out
-    assert call(*flags, "--model_path", tmp_path / "elsewhere", "--train_mode", "ftf", "--overwrite") == 2
-    assert "train first" in capsys.readouterr().err
-
-
 # Mistakes
 
 

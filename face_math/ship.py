@@ -1,0 +1,48 @@
+"""--run ship: trained models as small files, which can come with the program or be given away."""
+
+from common.photos import InputError
+from face_math.arithmetic import MAIN, labelled_vectors
+from face_math.loading import load_records, results_folder
+from face_math.plumbing import packed, setup, trained_on, unpacked, write_shipped
+from face_math.trained import find_part, load_model, shown_part, version_of
+
+# In 8 bits: the filler's components.
+BYTEWISE = ("guess.axes",)
+
+
+def ship(args):
+    """Write the models of the run that the flags name: gan.pt and, of what there is beside it, gan_encoder.pt,
+    gan_filler.pt, gan_vae.pt; and gan_vectors.pt, the vectors of the main attributes and of the head's turn.
+    """
+    about = trained_on(args)
+    device, autocast, *_ = setup(args)
+    model, out = load_model(args, device, autocast), results_folder(args)
+    version = None
+    for part in ("", "_encoder", "_filler", "_vae"):
+        path, content, _ = find_part(args, part)
+        if content is None:
+            print(f"no {part[1:]} beside the GAN: none is written")
+            continue
+        if content["args"].get("inverts", model.version) != model.version:
+            raise InputError(f"{path} was trained for another generator: --run train{part} again")
+        names = [name for name in ("generator", "discriminator", "encoder", "guess") if name in content]
+        if not part and find_part(args, "_encoder")[1]:
+            names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
+        networks = {name: content[shown_part(content, name)] for name in names}
+        if not part:  # what is beside it has to know the weights that are written
+            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"]))})
+        elif "inverts" in content["args"]:
+            content["args"]["inverts"] = version
+        write_shipped(out / f"gan{part}.pt", content, networks, about, BYTEWISE)
+    if model.encoder:
+        args.attributes = [*MAIN, "Turn"]
+        write_vectors(args, model, out / "gan_vectors.pt", about, version)
+
+
+def write_vectors(args, model, path, about, version):
+    """Write the vectors of --attributes, of both kinds."""
+    records, found = load_records(args, model.device), {}
+    for args.vectors in ("mean", "regression"):
+        vectors = labelled_vectors(args, model, records)
+        found[args.vectors] = dict(names=[*vectors], vectors=[vector.tolist() for vector in vectors.values()])
+    write_shipped(path, dict(args={}, state={}), {}, about, inverts=version, **found)

@@ -1,0 +1,202 @@
+"""The models that come with the program: each verb on a photo of one's own, in an empty folder, without a data set.
+
+Here they are tiny ones, trained for a step on drawn faces and written by the same `--run ship`.
+"""
+
+import importlib
+import io
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from test_parallel import PROJECTS
+from trainings import TRAININGS, base_flags, call
+
+from common.synthetic import draw, parameters
+
+TRAINED = ["hyperencoder best", "face_math best", "facegen_attr dcgan2 best", "facegen_attr dcgan5 best",
+           "facegen_attr predictor", "deep_makeover best", "dapgan info_began best"]  # fmt: skip
+BESIDE = ["--run train_encoder", "--run train_filler", "--run train_vae"]  # of face_math
+FILES = {
+    "hyperencoder": {"best"}, "dapgan": {"info_began"}, "facegen_attr": {"dcgan2", "dcgan5", "predictor"},
+    "deep_makeover": {"Male1-to-Male0"}, "face_math": {"gan", "gan_encoder", "gan_filler", "gan_vae", "gan_vectors"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def home(crowd, tmp_path_factory):
+    """A folder with the shipped files of all projects as they lie in the repository, and me.jpg."""
+    home, own = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("own")
+    quick = ["--steps", "1", "--epoch", "1"]
+
+    def flags(project):
+        small = ["--y_height", "32"] if project == "hyperencoder" else []
+        return [*base_flags(project, crowd, own / project), "--recipe", "best", "--seed", "1", *small]
+
+    for name in TRAINED:
+        call(name, [*flags(name.split()[0]), *TRAININGS[name][0].split(), *quick])
+    for line in BESIDE:
+        call("face_math", [*flags("face_math"), *line.split(), *quick])
+    for name in [*TRAINED[:4], *TRAINED[5:]]:
+        project, model = name.split()[0], name.split()[1]
+        more = ["--model", model] if project in ("facegen_attr", "dapgan") else []
+        call(name, [*flags(project), *more, "--run", "ship", "--out_dir", str(home / project), "--overwrite"])
+    Image.fromarray(draw(parameters(0, 3, 0))[0]).save(home / "me.jpg")
+    return home
+
+
+def test_files_are_small_and_hold_numbers_alone(home):
+    for project, names in FILES.items():
+        assert {path.stem for path in (home / project).iterdir()} == names
+        for path in (home / project).iterdir():
+            content = torch.load(path, weights_only=True)
+            assert path.stat().st_size < 16e6
+            assert content["about"].startswith("trained on ")
+
+
+@pytest.fixture
+def ask(home, tmp_path, monkeypatch, capfd):
+    """ask(project, line): the verb in an empty folder, the files as home has them: exit code, what it says, errors."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(home / "me.jpg", tmp_path)
+
+    def ask(project, line, place=home):
+        script = importlib.import_module(f"{project}.main")
+        monkeypatch.setattr(script.plumbing, "PROJECT", place / project)
+        try:
+            script.main([*line.split(), "--sample_dir", str(tmp_path / "samples"), "--workers", "0"])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capfd.readouterr()
+
+    return ask
+
+
+VERBS = [
+    ("hyperencoder", "--train=False --images me.jpg", "best.pt", "samples/shipped_32x32_best/test_001/me.png"),
+    ("hyperencoder", "--run anomaly --images me.jpg", "best.pt", "samples/shipped_32x32_best/anomaly_001/anomaly.csv"),
+    ("face_math", "--run complete --images me.jpg", "gan.pt", "samples/shipped_32_best/complete_001/photos/me.png"),
+    ("face_math", "--run project --images me.jpg --n_iter 2", "gan.pt",
+     "samples/shipped_32_best/project_001/z/me.npy"),
+    ("face_math", "--run arithmetic --images me.jpg --n_iter 2", "gan_encoder.pt",
+     "samples/shipped_32_best/arithmetic_001/photos/Smiling/me_+1.00.png"),
+    ("face_math", "--run arithmetic --images me.jpg --n_iter 2 --search document --start encoder", "gan.pt",
+     "samples/shipped_32_best/arithmetic_001/photos/Turn/me_+1.00.png"),
+    ("face_math", "--run sample --count 2", "gan.pt", "samples/shipped_32_best/sample_001/sheet.png"),
+    ("facegen_attr", "--run generate --images me.jpg --request Smiling=1", "dcgan5.pt",
+     "samples/shipped_dcgan5_32_best/generate_001/photos/me.png"),
+    ("facegen_attr", "--run generate --request Smiling=1", "dcgan2.pt",
+     "samples/shipped_dcgan2_32_best/generate_001/sheet.png"),
+    ("facegen_attr", "--run refine --images me.jpg", "dcgan5.pt",
+     "samples/shipped_dcgan5_32_best/refine_001/photos/step_001.png"),
+    ("facegen_attr", "--run refine", "dcgan2.pt", "samples/shipped_dcgan2_32_best/refine_001/step_001.png"),
+    ("deep_makeover", "--run inference --images me.jpg --out_dir out --keep_all", "Male1-to-Male0.pt", "out/me.png"),
+    ("deep_makeover", "--run inference --infile me.jpg --outfile you.png --keep_all", "Male1-to-Male0.pt", "you.png"),
+    ("dapgan", "--run augment --images me.jpg --out_dir more --min_identity 0 --min_quality 0 --count 3",
+     "info_began.pt", "more/pictures/0002_me.png"),
+    ("dapgan", "--run recover --images me.jpg --n_iter 2", "info_began.pt",
+     "samples/shipped_info_began_32_best/recover_001/both/me.png"),
+    ("dapgan", "--run vary --images me.jpg --n_iter 2", "info_began.pt",
+     "samples/shipped_info_began_32_best/vary_001/code_1.png"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("project", "line", "file", "made"), VERBS)
+def test_every_verb_works_on_ones_own_photo(project, line, file, made, ask, home, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("+Smiling\n"))
+    code, said, error = ask(project, line)
+    assert code == 0, error
+    assert "no model of your own" in said and str(home / project / file) in said
+    assert "trained on 192 faces of 178 x 218 pixels" in said
+    assert (tmp_path / made).exists()
+    assert not [path for path in (home / project).iterdir() if path.suffix != ".pt"], "nothing is written beside them"
+
+
+@pytest.mark.parametrize(("project", "line", "says"), [
+    ("hyperencoder", "--train=False", "its test faces are taken where no --images are named"),
+    ("hyperencoder", "--run swap --images me.jpg", "train first: python hyperencoder/main.py"),
+    ("face_math", "--run project", "its test faces are taken"),
+    ("face_math", "--run compare", "principal components are those of its training faces"),
+    ("face_math", "--run arithmetic --images me.jpg --attributes Bald --n_iter 0", "does not hold these vectors, but"),
+    ("face_math", "--run sample --image_size 64", "gan.pt, gan_encoder.pt, gan_filler.pt, gan_vae.pt, gan_vectors.pt"),
+    ("face_math", "--run sample --recipe document", "none does; train first: python face_math/main.py"),
+    ("face_math", "--run sample --dataset_name mine", "no model"),
+    ("facegen_attr", "--run generate --model dcgan5", "its test faces are taken"),
+    ("facegen_attr", "--run generate --model dcgan1", "train first"),
+    ("facegen_attr", "--run generate --images me.jpg --request Bald=1", "the model was not trained on Bald"),
+    ("facegen_attr", "--run ship", "train first"),
+    ("deep_makeover", "--run test", "dataset"),
+    ("deep_makeover", "--run inference --train_mode ftm --images me.jpg", "train first"),
+    ("dapgan", "--run evaluate", "without labels, are what is known of faces"),
+    ("dapgan", "--run recover", "its test faces are taken"),
+    ("dapgan", "--run train_predictor", "train first"),
+    *((project, line, "no usable face: grey.png") for project, line in (
+        ("hyperencoder", "--train=False --images grey.png"), ("face_math", "--run complete --images grey.png"),
+        ("facegen_attr", "--run generate --images grey.png"), ("dapgan", "--run augment --images grey.png"))),
+    ("deep_makeover", "--run inference --images grey.png", "no face found"),
+    ("deep_makeover", "--run inference --images tiny.png", "no face found"),
+    ("hyperencoder", "--train=False --images tiny.png", "no usable face"),
+])  # fmt: skip
+def test_what_is_missing_is_said_in_one_line(project, line, says, ask, tmp_path):
+    Image.new("RGB", (90, 80), (90, 90, 90)).save(tmp_path / "grey.png")
+    Image.open(tmp_path / "me.jpg").resize((14, 17)).save(tmp_path / "tiny.png")
+    code, _, error = ask(project, line)
+    assert code == 2 and says in error and error.count("\n") == 1, error
+    assert not [path for path in (tmp_path / "samples").rglob("*") if path.is_file()], "nothing is written"
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_without_shipped_files_it_says_how_to_train(project, ask, tmp_path):
+    lines = dict(hyperencoder="--train=False", facegen_attr="--run generate")
+    lines["deep_makeover"] = "--run inference --infile me.jpg"
+    code, _, error = ask(project, lines.get(project, "--run sample"), tmp_path)
+    assert code == 2 and f"train first: python {project}/main.py" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("spoil", "says"), [
+    (lambda folder, home: shutil.copy(home / "dapgan/info_began.pt", folder / "gan.pt"), "but of dapgan"),
+    (lambda folder, home: (folder / "gan.pt").write_bytes(b"none"), "no checkpoint of this program, or damaged"),
+    (lambda folder, home: change(folder / "gan.pt", format=99), "has format 99; this program reads"),
+    (lambda folder, home: change(folder / "gan.pt", generator={}), "no generator that fits"),
+    (lambda folder, home: change(folder / "gan_filler.pt", args=dict(inverts="0")), "is no model of this project"),
+    (lambda folder, home: (folder / "gan_filler.pt").unlink(), "no filler to fill a hole"),
+])  # fmt: skip
+def test_a_wrong_file_ends_in_one_line(spoil, says, home, ask, tmp_path):
+    shutil.copytree(home / "face_math", tmp_path / "face_math")
+    spoil(tmp_path / "face_math", home)
+    code, _, error = ask("face_math", "--run complete --images me.jpg", tmp_path)
+    assert code == 2 and says in error and error.count("\n") == 1, error
+
+
+def change(path, **content):
+    """Write a model file anew with other content."""
+    torch.save(torch.load(path, weights_only=True) | content, path)
+
+
+def test_ones_own_model_comes_first(home, ask, tmp_path):
+    """A run of one's own is used once it is there; a file that is named, in any case."""
+    shutil.copytree(home / "face_math", tmp_path / "face_math")
+    code, said, _ = ask("face_math", f"--run sample --count 1 --model_path {home / 'face_math/gan.pt'}", tmp_path)
+    assert code == 0 and "no model of your own" not in said
+    path = tmp_path / "face_math/models/mine_32_best.pt"
+    path.parent.mkdir()
+    change(shutil.copy(tmp_path / "face_math/gan.pt", path), args=None)
+    content = torch.load(tmp_path / "face_math/gan.pt", weights_only=True)
+    change(path, args=content["args"] | dict(name="mine_32_best", dataset_name="mine"))
+    code, said, _ = ask("face_math", "--run sample --count 1", tmp_path)
+    assert code == 0 and "no model of your own" not in said and "mine_32_best.pt" in said
+
+
+def test_weights_survive_in_half_precision_and_in_eight_bits():
+    """Matrices within half a step of their row's largest number; what is no matrix exactly."""
+    from hyperencoder.plumbing import packed, unpacked
+
+    x = torch.randn(5, 3, 4, 4) * torch.tensor([1e-3, 1, 100, 1, 0]).view(5, 1, 1, 1)
+    assert torch.equal(unpacked(packed(x[0, 0, 0])), x[0, 0, 0])
+    assert (unpacked(packed(x)) - x).abs().max() < 0.1 and unpacked(packed(x)).dtype == torch.float32
+    small = packed(x, bytewise=True)
+    assert small["int8"].dtype == torch.int8
+    steps = x.flatten(1).abs().amax(1) / 127
+    assert ((unpacked(small) - x).flatten(1).abs().amax(1) <= steps * 0.501 + 1e-12).all()
