@@ -7,12 +7,14 @@ READY = $(if $(filter .venv/bin/python,$(PY)),.venv/stamp)
 COMPILED := PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX=$(CURDIR)/.venv/pycache
 DEMO := demo
 FROM ?= hyperencoder
+DATA ?= data/celeba
+OUT ?= out_models
 DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpoint_dir $(DEMO)/checkpoint \
 	--model_path $(DEMO)/models --sample_dir $(DEMO)/samples
 
 .DEFAULT_GOAL := help
 PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
-.PHONY: help install demo test readme test-gpu test-web fuzz lint copies bench clean
+.PHONY: help install tour demo test readme test-gpu test-web fuzz lint copies bench models results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -28,6 +30,9 @@ help:  ## list the targets
 	@touch $@
 
 install: .venv/stamp  ## set up .venv with all that is needed
+
+tour: .venv/stamp  ## one's own face in all five projects: PHOTO=me.jpg, else a portrait (two minutes)
+	$(PY) benchmarks/tour.py $(if $(PHOTO),--photo "$(PHOTO)")
 
 demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pictures are (minutes on a laptop)
 	$(PY) common/synthetic.py --out_dir $(DEMO)/faces --count 800
@@ -73,6 +78,12 @@ copies:  ## write one project's plumbing.py and gan.py over the others' (FROM=hy
 
 bench: .venv/stamp  ## measure the face detector against its peers (those that are installed)
 	$(PY) benchmarks/detector.py
+
+models: $(READY)  ## train what is shipped anew into OUT=out_models: DATA=data/celeba, MINUTES= of each training
+	$(PY) benchmarks/models.py --dataset_dir "$(DATA)" --out_dir "$(OUT)" $(if $(MINUTES),--minutes $(MINUTES)) $(FLAGS)
+
+results: .venv/stamp  ## every number of the shipped models anew, into RESULTS.md: DATA=data/celeba
+	$(PY) benchmarks/results.py --dataset_dir "$(DATA)" --write RESULTS.md $(FLAGS)
 
 clean:  ## remove what make demo and the tests made; .venv, trained models and samples stay
 	rm -rf $(DEMO) .pytest_cache .ruff_cache

@@ -1,6 +1,7 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
-from deep_makeover.loading import run_name
+from common.celeba import parse_condition
+from deep_makeover.loading import MODES, run_name
 from deep_makeover.plumbing import find_model, output_folder, place, trained_on, write_shipped
 
 
@@ -11,6 +12,13 @@ def ship(args):
     part = "ema" if content["args"]["show_ema"] and "ema" in content else "generator"
     networks = dict(generator=content[part], discriminator=content["discriminator"])
     known = {name: content["state"][name] for name in ("least",) if name in content["state"]}
-    content["args"]["attribute_file"] = None  # where a person keeps it is nobody's business
+    flags = content["args"]
+    flags |= dict(mode=kind_of(flags), attribute_file=None)  # where a person keeps that file is nobody's business
     out = output_folder(args, place(args, "samples", run_name(args)))
-    write_shipped(out / f"{content['args']['mode']}.pt", content, networks, about, **known)
+    write_shipped(out / f"{flags['mode']}.pt", content, networks, about, **known)
+
+
+def kind_of(flags):
+    """The mode that a model is shipped as: its own, or that which turns men to women, or women to men, as it does."""
+    sexes = tuple(f"Male={parse_condition(flags[side]).get('Male')}" for side in ("source", "target"))
+    return next((mode for mode in ("mtf", "ftm") if MODES[mode] == sexes), flags["mode"])

@@ -82,8 +82,9 @@ def own_faces(args, model, paths):
     Place of each in its photo. A clip's face has those of most of its frames, in all of them.
     """
     path = predictor_file(args)
-    if not path.exists() and not args.predictor_path:  # who has trained an editor alone has the one that is there
-        path = shipped if (shipped := plumbing.PROJECT / "predictor.pt").exists() else path
+    if not args.predictor_path:  # who has trained an editor alone has the one that comes with the program
+        others = path.with_name("predictor.pt"), plumbing.PROJECT / "predictor.pt"
+        path = next((file for file in (path, *others) if file.exists()), path)
     if not path.exists():
         raise InputError(f"no {path}: --run train_predictor makes it, so that nobody has to label a photo by hand")
     predictor = fill(Predictor(), read_checkpoint(path), "predictor", path).to(model.device)

@@ -5,6 +5,7 @@ Here they are tiny ones, trained for a step on drawn faces and written by the sa
 
 import importlib
 import io
+import re
 import shutil
 
 import pytest
@@ -13,26 +14,29 @@ from PIL import Image
 from test_parallel import PROJECTS
 from trainings import TRAININGS, base_flags, call
 
-from common.synthetic import draw, parameters
+from benchmarks import models, tour
+from common.photos import InputError
+from common.synthetic import draw, parameters, write
 
 TRAINED = ["hyperencoder best", "face_math best", "facegen_attr dcgan2 best", "facegen_attr dcgan5 best",
            "facegen_attr predictor", "deep_makeover best", "dapgan info_began best"]  # fmt: skip
 BESIDE = ["--run train_encoder", "--run train_filler", "--run train_vae"]  # of face_math
 FILES = {
     "hyperencoder": {"best"}, "dapgan": {"info_began"}, "facegen_attr": {"dcgan2", "dcgan5", "predictor"},
-    "deep_makeover": {"Male1-to-Male0"}, "face_math": {"gan", "gan_encoder", "gan_filler", "gan_vae", "gan_vectors"},
+    "deep_makeover": {"mtf"}, "face_math": {"gan", "gan_encoder", "gan_filler", "gan_vae", "gan_vectors"},
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def home(crowd, tmp_path_factory):
-    """A folder with the shipped files of all projects as they lie in the repository, and me.jpg."""
+def home(tmp_path_factory):
+    """A folder with the shipped files of all projects as they lie in the repository, me.jpg, and the faces, drawn."""
     home, own = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("own")
     quick = ["--steps", "1", "--epoch", "1"]
+    write(home / "drawn", count=120, seed=0, identities=60)
 
     def flags(project):
         small = ["--y_height", "32"] if project == "hyperencoder" else []
-        return [*base_flags(project, crowd, own / project), "--recipe", "best", "--seed", "1", *small]
+        return [*base_flags(project, home / "drawn", own / project), "--recipe", "best", "--seed", "1", *small]
 
     for name in TRAINED:
         call(name, [*flags(name.split()[0]), *TRAININGS[name][0].split(), *quick])
@@ -92,8 +96,8 @@ VERBS = [
     ("facegen_attr", "--run refine --images me.jpg", "dcgan5.pt",
      "samples/shipped_dcgan5_32_best/refine_001/photos/step_001.png"),
     ("facegen_attr", "--run refine", "dcgan2.pt", "samples/shipped_dcgan2_32_best/refine_001/step_001.png"),
-    ("deep_makeover", "--run inference --images me.jpg --out_dir out --keep_all", "Male1-to-Male0.pt", "out/me.png"),
-    ("deep_makeover", "--run inference --infile me.jpg --outfile you.png --keep_all", "Male1-to-Male0.pt", "you.png"),
+    ("deep_makeover", "--run inference --images me.jpg --out_dir out --keep_all", "mtf.pt", "out/me.png"),
+    ("deep_makeover", "--run inference --infile me.jpg --outfile you.png --keep_all", "mtf.pt", "you.png"),
     ("dapgan", "--run augment --images me.jpg --out_dir more --min_identity 0 --min_quality 0 --count 3",
      "info_began.pt", "more/pictures/0002_me.png"),
     ("dapgan", "--run recover --images me.jpg --n_iter 2", "info_began.pt",
@@ -109,7 +113,7 @@ def test_every_verb_works_on_ones_own_photo(project, line, file, made, ask, home
     code, said, error = ask(project, line)
     assert code == 0, error
     assert "no model of your own" in said and str(home / project / file) in said
-    assert "trained on 192 faces of 178 x 218 pixels" in said
+    assert "trained on 96 faces of 178 x 218 pixels" in said
     assert (tmp_path / made).exists()
     assert not [path for path in (home / project).iterdir() if path.suffix != ".pt"], "nothing is written beside them"
 
@@ -200,3 +204,52 @@ def test_weights_survive_in_half_precision_and_in_eight_bits():
     assert small["int8"].dtype == torch.int8
     steps = x.flatten(1).abs().amax(1) / 127
     assert ((unpacked(small) - x).flatten(1).abs().amax(1) <= steps * 0.501 + 1e-12).all()
+
+
+def test_the_tour_shows_every_project_on_one_photo(home, tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tour, "MODELS", home)
+    stops = [stop for stop in tour.STOPS if stop.file != "deep_makeover/ftm"]  # there is none here
+    monkeypatch.setattr(tour, "STOPS", [s._replace(line=quickly(s.line)) for s in stops])
+    page = tour.main(["--photo", str(home / "me.jpg")])
+    assert capfd.readouterr().out.strip().endswith("out_tour/index.html") and page.exists()
+    text = page.read_text()
+    assert text.count("<h2>") == len(stops) and "left out" not in text
+    for place in re.findall('(?:src|href)="([^"]*)"', text):
+        assert (tmp_path / "out_tour" / place).exists(), place
+    assert Image.open(tmp_path / "out_tour/tour.png").width > 600
+    with pytest.raises(InputError, match="not an empty folder"):
+        tour.main(["--photo", str(home / "me.jpg"), "--out_dir", "out_tour"])
+
+
+def quickly(line):
+    """A stop's command with what tiny models need, which draw no faces."""
+    line = line.replace("--count 8", "--count 2").replace("--search best", "--search best --n_iter 0")
+    return line + " --min_identity 0 --min_quality 0" * ("augment" in line)
+
+
+def test_a_tour_without_a_face_or_a_model_ends_in_one_line(tmp_path, monkeypatch):
+    Image.new("RGB", (90, 80), (90, 90, 90)).save(tmp_path / "grey.png")
+    with pytest.raises(InputError, match="no face found in .*grey.png"):
+        tour.main(["--photo", str(tmp_path / "grey.png"), "--out_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch):
+    """One of them, in this process."""
+
+    def run(command, minutes=None):
+        call(command[1].split("/")[0], [str(word) for word in command[2:]])
+        return 0
+
+    monkeypatch.setattr(models, "run", run)
+    flags = "--steps 1 --batch_size 2 --min_faces 5 --workers 0 --source Male=1 --target Male=0"
+    out = tmp_path / "made"
+    made = models.main(["--dataset_dir", str(home / "drawn"), "--out_dir", str(out), "--only", "deep_makeover/mtf",
+                        "--minutes", "1", "--flags", flags])  # fmt: skip
+    assert made == [out / "shipped/deep_makeover/mtf.pt"]
+    card = made[0].with_suffix(".md").read_text()
+    assert "| steps | 1 of 2 |" in card and "non-commercial research only" in card and "96 faces of 178 x 218" in card
+    assert "--run train --recipe best" in card and re.search(r"\| size \| \d\.\d\d MB \|", card)
+    with pytest.raises(InputError, match="--only nothing: there are dapgan"):
+        models.main(["--dataset_dir", str(home / "drawn"), "--only", "nothing"])
