@@ -14,8 +14,8 @@ from PIL import Image
 from test_parallel import PROJECTS
 from trainings import TRAININGS, base_flags, call
 
-from benchmarks import models, tour
-from common.photos import InputError
+from benchmarks import models, quality, results, tour
+from common.photos import InputError, read_image
 from common.synthetic import draw, parameters, write
 
 TRAINED = ["hyperencoder best", "face_math best", "facegen_attr dcgan2 best", "facegen_attr dcgan5 best",
@@ -145,7 +145,7 @@ def test_every_verb_works_on_ones_own_photo(project, line, file, made, ask, home
 ])  # fmt: skip
 def test_what_is_missing_is_said_in_one_line(project, line, says, ask, tmp_path):
     Image.new("RGB", (90, 80), (90, 90, 90)).save(tmp_path / "grey.png")
-    Image.open(tmp_path / "me.jpg").resize((14, 17)).save(tmp_path / "tiny.png")
+    Image.fromarray(read_image(tmp_path / "me.jpg")).resize((14, 17)).save(tmp_path / "tiny.png")
     code, _, error = ask(project, line)
     assert code == 2 and says in error and error.count("\n") == 1, error
     assert not [path for path in (tmp_path / "samples").rglob("*") if path.is_file()], "nothing is written"
@@ -217,7 +217,7 @@ def test_the_tour_shows_every_project_on_one_photo(home, tmp_path, monkeypatch, 
     assert text.count("<h2>") == len(stops) and "left out" not in text
     for place in re.findall('(?:src|href)="([^"]*)"', text):
         assert (tmp_path / "out_tour" / place).exists(), place
-    assert Image.open(tmp_path / "out_tour/tour.png").width > 600
+    assert read_image(tmp_path / "out_tour/tour.png").shape[1] > 600
     with pytest.raises(InputError, match="not an empty folder"):
         tour.main(["--photo", str(home / "me.jpg"), "--out_dir", "out_tour"])
 
@@ -253,3 +253,38 @@ def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch)
     assert "--run train --recipe best" in card and re.search(r"\| size \| \d\.\d\d MB \|", card)
     with pytest.raises(InputError, match="--only nothing: there are dapgan"):
         models.main(["--dataset_dir", str(home / "drawn"), "--only", "nothing"])
+
+
+def test_results_quick_writes_its_tables(home, tmp_path, monkeypatch):
+    """On drawn faces, as one has it who has not installed what the judges need."""
+    monkeypatch.setattr(results, "MODELS", home)
+    monkeypatch.setattr(quality, "need", lambda name: None)
+    flags = ["--dataset_dir", str(home / "drawn"), "--out_dir", str(tmp_path / "out"), "--cache_dir",
+             str(tmp_path / "cache"), "--quick", "--only", "files", "hyperencoder", "face_math", "deep_makeover",
+             "dapgan_digits", "dapgan_person"]  # fmt: skip
+    tables = results.main(flags)
+    told = {name: str(table) for name, table in tables.items() if isinstance(table, InputError)}
+    assert set(told) == {"deep_makeover_ftm", "dapgan_digits", "dapgan_person"} and "not there" in told["dapgan_digits"]
+    text = (tmp_path / "out/tables.md").read_text()
+    assert "| `face_math/gan_filler.pt` |" in text and "| all |" in text
+    assert re.search(r"\| PCA of equal size \| 0\.\d{5} \| \d\d\.\d\d \|", text)
+    assert "| linear prediction |" in text and "| made over |" in text and "dapgan person: not measured" in text
+    page = tmp_path / "page.md"
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="expected the marks"):
+        results.parse_args([*flags[:4], "--write", str(page)])
+    with pytest.raises(InputError, match="--quick says whether it runs"):
+        results.parse_args([*flags, "--write", str(page)])
+
+
+def test_results_are_written_between_the_marks(tmp_path, monkeypatch):
+    """What stands around them stays, and what was there is replaced."""
+    table = results.Table("A title", "python x.py", ["a", "b"], [["1", "2"]])
+    monkeypatch.setattr(results, "TABLES", dict(one=lambda bench: table, two=lambda bench: 1 / 0))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    flags = ["--dataset_dir", tmp_path, "--out_dir", tmp_path / "out", "--cache_dir", tmp_path / "cache"]
+    results.main([*map(str, flags), "--only", "one", "--write", str(page)])
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith(f"{results.END}\nafter\n") and "old" not in text
+    assert "**A title** (`python x.py`)\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n" in text

@@ -1,0 +1,350 @@
+"""Every number of the models that come with the program, measured anew, as tables.
+
+    make results DATA=data/celeba
+    python benchmarks/results.py --dataset_dir data/celeba --write RESULTS.md
+    python benchmarks/results.py --dataset_dir drawn --quick --out_dir out_results
+It calls the projects' own verbs and the other benchmarks, on the test part of the data set, and writes tables.md; with
+--write also what stands between the two marks of that file. Each table has its command. What cannot be measured here
+(a model that is not there, packages of requirements-bench.txt) is said in its place. --quick measures with so few
+pictures that the numbers say nothing: whether all of it runs. --only chooses tables by the beginnings of their names.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+ROOT = MODELS = Path(__file__).resolve().parents[1]  # MODELS: where <project>/<name>.pt lie
+sys.path.insert(0, str(ROOT))
+from benchmarks import edits, holes, makeover, person, quality
+from common.photos import InputError
+from hyperencoder.plumbing import fail, path
+
+BEGIN, END = "<!-- make results -->", "<!-- end of make results -->"
+SHIPPED = ("hyperencoder/best", "face_math/gan", "face_math/gan_encoder", "face_math/gan_filler", "face_math/gan_vae",
+           "face_math/gan_vectors", "facegen_attr/dcgan2", "facegen_attr/dcgan5", "facegen_attr/predictor",
+           "deep_makeover/mtf", "deep_makeover/ftm", "dapgan/info_began", "dapgan/digits")  # fmt: skip
+
+
+class Table(NamedTuple):
+    """What was measured: a title, the commands in words, the head, and the rows, of texts."""
+
+    title: str
+    command: str
+    head: list
+    rows: list
+
+
+class Bench:
+    """Where things lie, and how much is measured."""
+
+    def __init__(self, args):
+        self.data, self.out, self.cache = str(args.dataset_dir), Path(args.out_dir).absolute(), Path(args.cache_dir)
+        self.quick = args.quick
+
+    def many(self, count, few=24):
+        return str(few if self.quick else count)
+
+    def model(self, file):
+        """A model's path. InputError: it is not there."""
+        if not (found := MODELS / f"{file}.pt").exists():
+            raise InputError(f"{file}.pt is not there: make models trains it")
+        return found
+
+    def flags(self, file):
+        """The flags that all calls of a project share: its model, the data set, where records and results go."""
+        project, name = file.split("/")
+        out = self.out / project / name
+        found = dict(dataset_dir=self.data, record_dir=self.cache / "records", model_path=self.model(file))
+        return [f"--{flag}={value}" for flag, value in (found | dict(sample_dir=out)).items()]
+
+    def call(self, file, line, into):
+        """A verb of a project in this process; returns the folder it wrote. InputError: it ended with a mistake."""
+        folder = self.out / file / into
+        main = importlib.import_module(f"{file.split('/')[0]}.main").main
+        finish(main, [*line.split(), *self.flags(file), f"--out_dir={folder}", "--overwrite"])
+        return folder
+
+    def judge(self, images, manifest=None, **more):
+        """What benchmarks/quality.py says of the pictures in a folder."""
+        line = ["--dataset_dir", self.data, "--images", str(images), "--cache_dir", str(self.cache)]
+        line += ["--manifest", str(manifest)] if manifest else []
+        line += ["--epoch", "1"] if self.quick else []
+        return quality.measure(quality.parse_args([*line, *more.get("flags", [])]))
+
+
+def finish(function, argv):
+    """function(argv), where an exit with a code is an InputError."""
+    try:
+        return function(list(map(str, argv)))
+    except SystemExit as stop:
+        if stop.code:
+            raise InputError(f"exit code {stop.code}") from None
+
+
+def rows_of(file):
+    """A table with tabs as a list of dicts."""
+    head, *rows = [line.split("\t") for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+def kid(numbers):
+    """KID in words, with what real faces have."""
+    found = numbers.get("kid")
+    return f"{found['kid']:.1f} +- {found['std']:.1f} (real {found['floor']:.1f})" if found else "not measured"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tables
+
+
+def shipped(bench):
+    rows = []
+    for file in SHIPPED:
+        if (MODELS / f"{file}.pt").exists():
+            content = torch.load(bench.model(file), map_location="cpu", weights_only=True)
+            size, flags = (MODELS / f"{file}.pt").stat().st_size / 1e6, content["args"]
+            steps = f"{content['state']['step']:,} of {flags['batch_size']}" if "batch_size" in flags else ""
+            rows.append([f"`{file}.pt`", f"{size:.2f}", flags.get("recipe", ""), steps, content["about"]])
+    if not rows:
+        raise InputError("no model is there: make models trains them")
+    total = sum(float(row[1]) for row in rows)
+    rows.append(["all", f"{total:.2f}", "", "", ""])
+    return Table("The files", "ls -l */*.pt", ["file", "MB", "recipe", "steps", "data"], rows)
+
+
+def reconstruction(bench):
+    out = bench.call("hyperencoder/best", "--train=False", "test")
+    m = json.loads((out / "metrics.json").read_text())
+    rows = []
+    for label, key in (("mean face", "mean_face_"), ("PCA of equal size", "pca_"), ("the model", "")):
+        similar = m.get(f"{key}ssim")
+        ssim = "" if similar is None else f"{similar:.3f}"
+        rows.append([label, f"{m[f'{key}mse_01']:.5f}", f"{m[f'{key}psnr']:.2f}", ssim])
+    what = f"{m['faces']} test faces, {m['embed_size']} numbers"
+    return Table(f"hyperencoder: reconstruction, {what}", "python hyperencoder/main.py --dataset_dir D --train=False",
+                 ["", "MSE in [0,1]", "PSNR", "SSIM"], rows)  # fmt: skip
+
+
+def anomalies(bench):
+    bench.call("hyperencoder/best", "--run anomaly", "anomaly")
+    file = next((bench.out / "hyperencoder/best").rglob("anomaly.json"))
+    rows = [[kind.replace("_", " "), f"{found['auc']:.3f}", f"{found['auc_two_sided']:.3f}"]
+            for kind, found in json.loads(file.read_text()).items()]  # fmt: skip
+    return Table("hyperencoder: anomalies, ROC-AUC", "python hyperencoder/main.py --dataset_dir D --run anomaly",
+                 ["kind", "error", "two-sided"], rows)  # fmt: skip
+
+
+def drawn(bench):
+    """How real 500 drawn faces look, of each model that draws."""
+    rows = []
+    for file, line, folder in (("face_math/gan", "--run sample --count", "faces"),
+                               ("facegen_attr/dcgan2", "--run generate --count", "."),
+                               ("dapgan/info_began", "--run sample --count", "pictures")):  # fmt: skip
+        try:
+            out = bench.call(file, f"{line} {bench.many(500)}", "drawn")
+            numbers = bench.judge(out / folder, out / "manifest.tsv" if folder == "." else None)
+        except InputError as error:
+            rows.append([file, str(error), "", "", ""])
+            continue
+        p = numbers.get("pictures")
+        more = [f"{p['shift']:.1f}", f"{p['grid_db']:+.1f}", f"{p['copies']:.1%}"] if p else ["not measured"] * 3
+        rows.append([file, kid(numbers), *more])
+    head = ["model", "KID-EffNet x 1000", "mean colour off", "grid, dB", "copies"]
+    command = "`--run sample --count 500`, facegen_attr `--run generate --count 500`, then benchmarks/quality.py"
+    return Table("Drawn faces, 500 of each", command, head, rows)
+
+
+def projection(bench):
+    out = bench.call("face_math/gan", f"--run compare --count {bench.many(64, 4)} --strengths 2 --n_iter "
+                     f"{bench.many(300, 2)}", "compare")  # fmt: skip
+    rows = [[row["method"], row["mse"], row["psnr"], row["ssim"], row["seconds_per_face"]]
+            for row in rows_of(out / "table.tsv")]  # fmt: skip
+    return Table("face_math: projection, the first 64 test faces",
+                 "python face_math/main.py --dataset_dir D --run compare --strengths 2 --n_iter 300",
+                 ["", "MSE in [0,1]", "PSNR", "SSIM", "seconds a face"], rows)  # fmt: skip
+
+
+def filled(bench):
+    flags = [*bench.flags("face_math/gan"), f"--count={bench.many(500)}"]
+    out = bench.out / "face_math/gan/holes"
+    table, rows = finish(holes.main, [*flags, f"--out_dir={out}", "--overwrite"]), []
+    for name, decibels in table:
+        folder = out / name.replace(", ", "_").replace(" ", "_").lower()
+        seen = kid(bench.judge(folder)) if name in ("linear prediction", "GAN, blended") else ""
+        rows.append([name, f"{decibels:.2f}", seen])
+    return Table("face_math: a hole of 32 x 32 in the middle of 500 test faces",
+                 "python benchmarks/holes.py --dataset_dir D --count 500, then benchmarks/quality.py",
+                 ["filled by", "dB in the hole", "KID-EffNet x 1000"], rows)  # fmt: skip
+
+
+def requests(bench):
+    out = bench.call("facegen_attr/dcgan2", f"--run generate --count {bench.many(640)}", "requests")
+    numbers = bench.judge(out, out / "manifest.tsv")
+    rates = {name: found["rate"] for name, found in numbers["requests"].items()}
+    rows = [[name, f"{rate:.3f}", f"{numbers['judge'].get(name, float('nan')):.3f}"] for name, rate in rates.items()]
+    rows.append(["mean", f"{np.nanmean(list(rates.values())):.3f}", ""])
+    return Table("facegen_attr: what was asked for, as the judge reads it (0.5 is ignoring)",
+                 "python facegen_attr/main.py --dataset_dir D --run generate --model dcgan2 --count 640, then "
+                 "benchmarks/quality.py --manifest",
+                 ["attribute", "rate", "the judge on real faces"], rows)  # fmt: skip
+
+
+def changed(bench):
+    table = finish(edits.main, [*bench.flags("facegen_attr/dcgan5"), f"--cache_dir={bench.cache}"])
+    rows = [[change, str(count), f"{rate:.3f}", f"{anew:.3f}"] for change, count, rate, anew in table]
+    rows.append(["mean", "", *(f"{sum(row[i] for row in table) / len(table):.3f}" for i in (2, 3))])
+    return Table("facegen_attr: the editor, attribute by attribute", "python benchmarks/edits.py --dataset_dir D",
+                 ["change", "faces", "changed as asked", "others read anew"], rows)  # fmt: skip
+
+
+def kept(bench):
+    out = bench.call("facegen_attr/dcgan5", f"--run generate --count {bench.many(400)}", "edited")
+    numbers = bench.judge(out, out / "manifest.tsv")
+    found = numbers.get("identity")
+    row = [f"{found['distance']:.3f}", f"{found['same_person']:.1%}"] if found else ["not measured"] * 2
+    return Table("facegen_attr: the editor, the person kept (dlib)",
+                 "python facegen_attr/main.py --dataset_dir D --run generate --model dcgan5 --count 400, then "
+                 "benchmarks/quality.py --manifest", ["distance", "the same person", "KID-EffNet x 1000"],
+                 [[*row, kid(numbers)]])  # fmt: skip
+
+
+def made_over(bench, mode):
+    file, out = bench.model(f"deep_makeover/{mode}"), bench.out / "deep_makeover" / mode
+    out.mkdir(parents=True, exist_ok=True)
+    line = dict(dataset_dir=bench.data, train_mode=mode, model_path=file, out_dir=out, cache_dir=bench.cache)
+    line |= dict(json=out / "numbers.json", size=50)
+    finish(makeover.main, [f"--{name}={value}" for name, value in line.items()])
+    numbers, rows = json.loads((out / "numbers.json").read_text()), []
+    for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
+        row = numbers[kind]
+        same = makeover.show(row["same_person"], row["n"]) if "same_person" in row else "not measured"
+        rows.append([label, makeover.show(row["read"], row["n"]), same, f"{row['others']:.1%}"])
+    decibels = numbers["test"]["psnr_of_target_faces"]
+    rows.append(["target faces, made over", f"kept at {decibels:.1f} dB", "", ""])
+    return Table(f"deep_makeover: {mode}, {numbers['source']['n']} test faces",
+                 f"python benchmarks/makeover.py --dataset_dir D --train_mode {mode} --size 50",
+                 ["", "read as the target", "the same person", "others read anew"], rows)  # fmt: skip
+
+
+def recovered(bench):
+    line = f"--run recover --count {bench.many(64, 4)} --n_iter {bench.many(100, 2)}"
+    out = bench.call("dapgan/info_began", line, "recover")
+    rows = [[row["method"], row["mse"], row["psnr"], row["ssim"], row["seconds_per_picture"]]
+            for row in rows_of(out / "table.tsv")]  # fmt: skip
+    return Table("dapgan: latents of the first 64 test faces", "python dapgan/main.py --dataset_dir D --run recover",
+                 ["", "MSE in [0,1]", "PSNR", "SSIM", "seconds a face"], rows)  # fmt: skip
+
+
+def people(bench):
+    line = [*bench.flags("dapgan/info_began"), f"--count={bench.many(20, 4)}"]
+    line += ["--min_identity=0", "--min_quality=0", "--least=2"] if bench.quick else []
+    columns = ("distance", "same_person", "strangers", "features", "pixels")
+    rows = []
+    for arm, found in finish(person.main, line).items():
+        rows.append([arm, *(f"{sum(row[name] for row in found) / len(found):.3f}" for name in columns)])
+    return Table("dapgan: few pictures of one person, varied into 20", "python benchmarks/person.py --dataset_dir D",
+                 ["pictures", *(name.replace("_", " ") for name in columns)], rows)  # fmt: skip
+
+
+def classifiers(bench):
+    line = "--run evaluate --attributes Smiling --few 10 --seeds 20"
+    quick = "--run evaluate --attributes Smiling --few 2 --seeds 2"
+    out, rows = bench.call("dapgan/info_began", quick if bench.quick else line, "evaluate"), []
+    for row in rows_of(out / "table.tsv"):
+        numbers = [f"{100 * float(row[a]):.1f} +- {100 * float(row[b]):.1f}" if row[a] else ""
+                   for a, b in (("accuracy", "half"), ("gain", "gain_half"))]  # fmt: skip
+        rows.append([row["arm"], *numbers, row["helps"]])
+    return Table("dapgan: does it help? Smiling, ten faces of each kind",
+                 f"python dapgan/main.py --dataset_dir D {line}",
+                 ["arm", "accuracy", "gain over classical", "helps"], rows)  # fmt: skip
+
+
+def digits(bench):
+    out = bench.call("dapgan/digits", "--run purity --data digits --model infogan", "purity")
+    table = [[int(number) for number in list(row.values())[1:]] for row in rows_of(out / "purity.tsv")]
+    right, total = sum(max(row[1:]) for row in table), sum(sum(row[1:]) for row in table)
+    rows = [[f"{right / total:.1%}", str(len({row[0] for row in table})), str(total)]]
+    return Table("dapgan: digits by category", "python dapgan/main.py --data digits --model infogan --run purity",
+                 ["purity", "digits that have a category", "pictures"], rows)  # fmt: skip
+
+
+TABLES = dict(files=shipped, hyperencoder=reconstruction, hyperencoder_anomalies=anomalies, drawn=drawn,
+              face_math=projection, face_math_holes=filled, facegen_attr=requests, facegen_attr_edits=changed,
+              facegen_attr_identity=kept, deep_makeover_mtf=functools.partial(made_over, mode="mtf"),
+              deep_makeover_ftm=functools.partial(made_over, mode="ftm"), dapgan=recovered, dapgan_person=people,
+              dapgan_evaluate=classifiers, dapgan_digits=digits)  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.error = lambda message: sys.exit(fail(message))
+    parser.add_argument("--dataset_dir", type=path, required=True, help="CelebA, or drawn faces")
+    parser.add_argument("--out_dir", type=path, default="out_results", help="for all that is made (out_results)")
+    parser.add_argument("--cache_dir", type=path, default=str(ROOT / "benchmarks/cache"), help="keeps the judges")
+    parser.add_argument("--write", type=path, help="a file with the two marks, such as RESULTS.md")
+    parser.add_argument("--quick", action="store_true", help="few pictures: whether it runs, not what it says")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="NAME", help=f"of {', '.join(TABLES)}")
+    args = parser.parse_args(argv)
+    if not Path(args.dataset_dir).exists():
+        raise InputError(f"--dataset_dir {args.dataset_dir}: no such folder")
+    if args.write and args.quick:
+        raise InputError("--quick says whether it runs, and no numbers that are worth writing: leave --write away")
+    if args.write and not all(mark in Path(args.write).read_text(encoding="utf-8") for mark in (BEGIN, END)):
+        raise InputError(f"--write {args.write}: expected the marks {BEGIN} and {END} in it")
+    return args
+
+
+def as_text(tables):
+    """The tables as Markdown; of what could not be measured, why."""
+    parts = []
+    for name, table in tables.items():
+        if isinstance(table, InputError):
+            parts.append(f"{name.replace('_', ' ')}: not measured, {table}")
+            continue
+        lines = [f"**{table.title}** (`{table.command}`)".replace("(``", "(`").replace("``)", "`)"), ""]
+        if "`" in table.command:
+            lines[0] = f"**{table.title}** ({table.command})"
+        lines += ["| " + " | ".join(row) + " |" for row in [table.head, ["---"] * len(table.head), *table.rows]]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def main(argv=None):
+    """Measure, write the tables; returns them, name -> Table or the InputError that says why there is none."""
+    args = parse_args(argv)
+    bench, tables = Bench(args), {}
+    bench.out.mkdir(parents=True, exist_ok=True)
+    bench.cache.mkdir(parents=True, exist_ok=True)
+    for name, measure in TABLES.items():
+        if name.startswith(tuple(args.only)):
+            try:
+                tables[name] = measure(bench)
+            except InputError as error:
+                tables[name] = error
+                print(f"{name}: not measured, {error}")
+    text = as_text(tables)
+    (bench.out / "tables.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+    if args.write:
+        page = Path(args.write)
+        before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    print(bench.out / "tables.md")
+    return tables
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(fail(str(error)))
