@@ -19,6 +19,7 @@ import pytorch_msssim
 import torch
 from conftest import ROOT
 from PIL import Image
+from processes import finish, start
 from test_steps import Refuse
 
 from common.celeba import batches
@@ -460,17 +461,13 @@ def test_resume_is_exact(verb, model, recipe, faces, trained, home):
 
 
 def test_two_processes_are_one(faces, home):
-    """torchrun: without batch norm two processes with half of the batch each do what one does with all of it."""
+    """As under torchrun: without batch norm two processes with half a batch each do what one does with all of it."""
     flags = ["--dataset_dir", faces, "--recipe=best", "--lambda_rec=0", "--steps=3", *SMALL]
     assert call(*flags, *places(home)) == 0
     alone = read_checkpoint(home / f"checkpoint/{NAME}/last.pt")
     other = home / "both"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29547",
-               ROOT / "dapgan/main.py", *flags, *places(other), "--record_dir", home / "records"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
-    assert process.returncode == 0, process.stderr
-    assert process.stdout.count("trained 3 of") == 1, "rank 0 alone speaks"
+    codes, printed = finish(*start(home, "dapgan", *flags, *places(other), "--record_dir", home / "records", world=2))
+    assert codes == [0, 0] and printed.count("trained 3 of") == 1, printed  # rank 0 alone speaks
     both = read_checkpoint(other / f"checkpoint/{NAME}/last.pt")
     assert both["state"]["k"].item() == pytest.approx(alone["state"]["k"].item(), rel=1e-4)
     for name, value in alone["generator"].items():

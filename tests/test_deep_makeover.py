@@ -19,6 +19,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from processes import finish, start
 
 from common.celeba import CelebA, parse_condition
 from common.synthetic import draw, parameters
@@ -392,26 +393,22 @@ def test_a_run_that_steps_have_ended_does_not_ask_for_more(faces, home, capsys):
 
 def test_a_stop_saves_first(faces, home):
     flags = ["--dataset_dir", faces, "--recipe=best", *SMALL, *places(home), "--sample_every", 1]
-    command = [sys.executable, ROOT / "deep_makeover/main.py", *flags]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not list((home / "samples" / NAME).glob("0*.png")) and process.poll() is None:
+    (process,), outputs = start(home, "deep_makeover", *flags)
+    while not list((home / "samples" / NAME).glob("0*.png")) and process.is_alive():
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 0 and "of 45000 steps" in printed, printed
+    process.terminate()
+    codes, printed = finish([process], outputs)
+    assert codes == [0] and "of 45000 steps" in printed, printed
     assert torch.load(home / "checkpoint" / NAME / "last.pt", weights_only=True)["state"]["step"] >= 1
 
 
 def test_two_processes_give_the_weights_of_one(faces, home):
-    """torchrun on two processes, the same global batch, no batch norm: the same weights within rounding."""
+    """Two processes as under torchrun, the same global batch, no batch norm: the same weights within rounding."""
     flags = ["--dataset_dir", faces, "--steps", 3, "--recipe=best", "--diff_augment", "--instance_noise=0.1", *SMALL]
     assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
-    launch = [sys.executable, *"-m torch.distributed.run --nproc_per_node=2 --master_port=29537".split()]
     paths = [*places(home), "--checkpoint_dir", home / "two", "--model_path", home / "two_models"]
-    command = [*launch, ROOT / "deep_makeover/main.py", *flags, *paths]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
-    assert process.returncode == 0, process.stderr
+    codes, printed = finish(*start(home, "deep_makeover", *flags, *paths, world=2))
+    assert codes == [0, 0], printed
     one, two = (torch.load(home / name / NAME / "last.pt", weights_only=True) for name in ("one", "two"))
     for part in ("generator", "discriminator", "ema"):
         for name, weight in one[part].items():

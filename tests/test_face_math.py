@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT
 from PIL import Image
+from processes import finish, start
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import holes
@@ -28,7 +30,7 @@ from face_math.gan import discriminator_loss, generator_loss, r1_penalty
 from face_math.holes import PULL, blend, make_hole, poisson, random_holes
 from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
-from face_math.plumbing import read_checkpoint, seed_step
+from face_math.plumbing import read_checkpoint, seed_step, update_ema
 from face_math.projection import contextual_loss, perceptual_loss, search
 from face_math.trained import Model, prepare
 
@@ -541,39 +543,40 @@ def test_losses_and_penalties_are_of_fp32(verb, module, faces, trained, home, mo
     assert seen == names
 
 
-def test_two_processes_stay_equal(faces, home):
-    """torchrun: all processes have the same weights after each update, and rank 0 alone writes.
+def compare_weights():
+    """From now on update_ema() looks whether all processes have the same weights, and says so."""
 
-    With --, as the README has it: torchrun takes a --run behind the script for a flag of its own.
-    """
-    code = (
-        "import sys, torch\n"
-        "import torch.distributed as dist\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from face_math import filler\n"
-        "from face_math import main as script\n"
-        "keep = script.update_ema\n"
-        "def check(ema, module, *rest):\n"
-        "    keep(ema, module, *rest)\n"
-        "    mine = torch.cat([p.detach().flatten() for p in module.parameters()])\n"
-        "    theirs = [torch.empty_like(mine) for _ in range(2)]\n"
-        "    dist.all_gather(theirs, mine)\n"
-        "    assert torch.equal(*theirs), 'the processes drift apart'\n"
-        "    print('equal weights', flush=True)\n"
-        "script.update_ema = filler.update_ema = check\n"
-        "script.main()\n"
-    )
-    (home / "both.py").write_text(code)
+    def compared(ema, module, *rest):
+        update_ema(ema, module, *rest)
+        mine = torch.cat([p.detach().flatten() for p in module.parameters()])
+        theirs = [torch.empty_like(mine) for _ in range(2)]
+        dist.all_gather(theirs, mine)
+        assert torch.equal(*theirs), "the processes drift apart"
+        print("equal weights")
+
+    script.update_ema = filler.update_ema = compared
+
+
+def test_two_processes_stay_equal(faces, home):
+    """Two processes as under torchrun have the same weights after each update, and rank 0 alone writes."""
     flags = ["--dataset_dir", faces, "--recipe=best", "--steps=3", *SMALL, *places(home)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # A launch for each verb: two process groups, one after the other on the same torchrun's store, may wait for ever.
     for verb, name in (("train", "faces_32_best"), ("train_filler", "faces_32_best_filler")):
-        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543", "--",
-                   home / "both.py", *flags, "--run", verb]  # fmt: skip
-        process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
-        assert process.returncode == 0, process.stderr
-        assert process.stdout.count("equal weights") == 2 * 2 * 3 and process.stdout.count("trained 3 of") == 1
+        codes, printed = finish(*start(home, "face_math", *flags, "--run", verb, world=2, prepare=compare_weights))
+        assert codes == [0, 0], printed
+        assert printed.count("equal weights") == 2 * 2 * 3 and printed.count("trained 3 of") == 1
         assert read_checkpoint(home / f"models/{name}.pt")["state"]["step"] == 3
+
+
+def test_torchrun(faces, home):
+    """A true one, with --, as the README has it: torchrun takes a --run behind the script for a flag of its own."""
+    flags = ["--dataset_dir", faces, "--recipe=best", "--steps=2", *SMALL, *places(home), "--run", "train"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543", "--",
+               ROOT / "face_math/main.py", *flags]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("trained 2 of") == 1
+    assert read_checkpoint(home / "models/faces_32_best.pt")["state"]["step"] == 2
 
 
 def test_collapse_is_warned_about(faces, home, capsys):
@@ -768,10 +771,10 @@ def test_completing_changes_the_hole_alone(trained, faces, tmp_path, capsys):
 def test_the_filler_fills_better_than_encoder_and_search(trained, faces, tmp_path):
     """With a guess to go by, the hole is nearer to the truth; --start and --n_iter say what fills it."""
     errors = {}
-    for start in ("filler", "encoder"):
+    for begin in ("filler", "encoder"):
         flags = ["--dataset_dir", faces, "--run=complete", *VERB[:-4], *places(trained[0]), "--search=best"]
-        assert call(*flags, "--start", start, "--count=20", "--out_dir", tmp_path / start) == 0
-        errors[start] = np.mean([float(row["blended_psnr"]) for row in table(tmp_path / start / "results.tsv")])
+        assert call(*flags, "--start", begin, "--count=20", "--out_dir", tmp_path / begin) == 0
+        errors[begin] = np.mean([float(row["blended_psnr"]) for row in table(tmp_path / begin / "results.tsv")])
     assert errors["filler"] > errors["encoder"] + 0.3
     assert script.parse_args(list(map(str, flags))).start == "filler"
     for more, steps in (([], 0), (["--start=encoder"], 100), (["--search=document"], 1000), (["--n_iter=7"], 7)):

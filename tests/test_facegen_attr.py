@@ -8,7 +8,6 @@ import io
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
+from processes import finish, start, wait_for
 
 from common.celeba import ATTRIBUTES, CelebA, attribute_indices
 from common.photos import InputError
@@ -492,15 +492,12 @@ def test_training_learns_what_is_asked(faces, home):
 
 
 def test_two_processes_give_the_weights_of_one(faces, home):
-    """torchrun on two processes, the same global batch, a model without batch norm: the same within rounding."""
+    """Two processes as under torchrun, the same global batch, a model without batch norm: the same within rounding."""
     flags = ["--dataset_dir", faces, "--steps", 4, "--model", "fcgan", *SMALL, "--flip", "--diff_augment"]
     assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29541"]
     paths = [*places(home), "--checkpoint_dir", home / "two", "--model_path", home / "two_models"]
-    command = [*launch, ROOT / "facegen_attr/main.py", *flags, *paths]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
-    assert process.returncode == 0, process.stderr
+    codes, printed = finish(*start(home, "facegen_attr", *flags, *paths, world=2))
+    assert codes == [0, 0], printed
     one, two = (torch.load(home / name / "faces_fcgan_16/last.pt", weights_only=True) for name in ("one", "two"))
     for part in ("generator", "discriminator", "ema"):
         for name, weight in one[part].items():
@@ -512,15 +509,12 @@ def test_a_stop_saves_first(faces, home):
     """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
     flags = ["--dataset_dir", faces, *SMALL, *places(home)]
     rare = ["--epoch", 5000, "--sample_every", 10**6, "--save_every", 10**6]
-    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, *rare]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in process.stdout:
-        if "watch it" in line:
-            break
+    (process,), outputs = start(home, "facegen_attr", *flags, *rare)
+    wait_for("watch it", [process], outputs)
     time.sleep(2)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, output
+    process.terminate()
+    codes, output = finish([process], outputs)
+    assert codes == [0], output
     step = read_checkpoint(home / "checkpoint/faces_dcgan2_16/last.pt")["state"]["step"]
     assert step > 0 and f"trained {step} of " in output
     assert "inf" not in output and "best at" not in output, "there was no sheet: no model was chosen"
@@ -534,21 +528,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
     assert not (home / "models").exists() and not (home / "checkpoint").exists()
 
 
+def spoil_the_second():
+    """The loss of rank 1 is not finite."""
+    loss = script.generator_loss
+    script.generator_loss = lambda d: loss(d) / (1 - int(os.environ["RANK"]))
+
+
 def test_a_loss_that_is_not_finite_in_one_process_stops_all(faces, home):
     """Both processes decide by their mean: none is left waiting for the other."""
-    broken = home / "broken.py"
-    broken.write_text(f"""import os, sys
-sys.path.insert(0, {str(ROOT)!r})
-from facegen_attr import main as script
-loss, script.generator_loss = script.generator_loss, lambda d: loss(d) / (1 - int(os.environ["RANK"]))
-script.main(sys.argv[1:])
-""")
     flags = ["--dataset_dir", faces, "--steps", 9, "--log_every", 1, *SMALL, *places(home)]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29543"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = list(map(str, [*launch, broken, *flags]))
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
-    assert process.returncode and process.stderr.count("not finite at step 1") == 2, process.stderr
+    codes, printed = finish(*start(home, "facegen_attr", *flags, world=2, prepare=spoil_the_second))
+    assert codes == [1, 1] and printed.count("not finite at step 1") == 2, printed
     assert not (home / "models").exists() and not (home / "checkpoint").exists()
 
 

@@ -8,7 +8,6 @@ import math
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from conftest import ROOT
 from pictures import write_video
 from PIL import Image
+from processes import finish, start, wait_for
 
 from common.celeba import to_tensor
 from common.mtcnn import MTCNN, square_around
@@ -309,30 +309,24 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
 
 def test_a_stop_saves_first(faces, home):
     """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
-    command = [sys.executable, ROOT / "hyperencoder/main.py", "--dataset_dir", faces, "--epoch", 1000, *SMALL,
-               "--sample_every", 10**6, "--save_every", 10**6, "--log_every", 1, *places(home)]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    for line in process.stdout:
-        if "watch it" in line:
-            break
-    time.sleep(3)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, output
+    flags = ["--dataset_dir", faces, "--epoch", 1000, *SMALL, "--sample_every", 10**6, "--save_every", 10**6]
+    (process,), outputs = start(home, "hyperencoder", *flags, "--log_every", 1, *places(home))
+    wait_for("watch it", [process], outputs)
+    time.sleep(2)
+    process.terminate()
+    codes, output = finish([process], outputs)
+    assert codes == [0], output
     step = read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"]
     assert step > 0 and f"trained {step} of " in output
 
 
 def test_two_processes_give_the_curve_of_one(faces, home):
-    """torchrun on two processes, the same global batch, no batch norm: the same weights within rounding."""
+    """Two processes as under torchrun, the same global batch, no batch norm: the same weights within rounding."""
     flags = ["--dataset_dir", faces, "--steps", 6, "--init", "he", "--flip", "--shift", 0.05, *SMALL]
     assert call(*flags, *places(home), "--checkpoint_dir", home / "one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29533",
-               ROOT / "hyperencoder/main.py", *flags, *places(home), "--checkpoint_dir", home / "two",
-               "--model_path", home / "two_models"]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, timeout=200)
-    assert process.returncode == 0, process.stderr
+    paths = [*places(home), "--checkpoint_dir", home / "two", "--model_path", home / "two_models"]
+    codes, printed = finish(*start(home, "hyperencoder", *flags, *paths, world=2))
+    assert codes == [0, 0], printed
     one, two = (torch.load(home / name / "faces/last.pt", weights_only=True) for name in ("one", "two"))
     for name, weight in one["model"].items():
         assert torch.allclose(weight, two["model"][name], rtol=1e-3, atol=1e-4), name
@@ -627,26 +621,26 @@ def test_other_flags_than_the_checkpoints_are_named(trained, faces, tmp_path, ca
     assert (folder / "models/faces.pt").read_bytes() == b"no model"
 
 
+def measure_memory():
+    """From now on update_ema() notes what the process holds; after 30 of them it says how much was added."""
+    update_ema, sizes = script.update_ema, []
+
+    def measured(*arguments):
+        update_ema(*arguments)
+        with open("/proc/self/statm") as file:
+            sizes.append(int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6)
+        if len(sizes) == 30:
+            print("growth", max(sizes[10:]) - max(sizes[:10]))
+
+    script.update_ema = measured
+
+
 def test_memory_stays_flat(faces, home):
     """30 steps: what the process holds does not grow after the tenth."""
-    code = (
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from hyperencoder import main as script\n"
-        "sizes = []\n"
-        "keep = script.update_ema\n"
-        "def measure(*arguments):\n"
-        "    keep(*arguments)\n"
-        "    sizes.append(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGE_SIZE') / 1e6)\n"
-        "script.update_ema = measure\n"
-        "script.main(sys.argv[1:])\n"
-        "print('growth', max(sizes[10:]) - max(sizes[:10]))\n"
-    )
     flags = ["--dataset_dir", faces, "--steps=30", "--epoch=50", "--sample_every=1000", "--save_every=1000", *SMALL]
-    command = [sys.executable, "-c", code, *map(str, flags), *places(home)]
-    process = subprocess.run(command, capture_output=True, text=True)
-    assert process.returncode == 0, process.stderr
-    assert float(process.stdout.split("growth ")[1]) < 20
+    codes, printed = finish(*start(home, "hyperencoder", *flags, *places(home), prepare=measure_memory))
+    assert codes == [0], printed
+    assert float(printed.split("growth ")[1].split()[0]) < 20
 
 
 def test_resize_keeps_means():

@@ -63,6 +63,11 @@ def home(faces, tmp_path_factory):
         yield home
 
 
+def places_in(folder, faces):
+    """The flags that keep what a run writes below a folder; packed pictures lie beside the data set, for all tests."""
+    return [word.replace("~", str(folder)) for word in PLACES] + ["--record_dir", str(faces.parent / "records")]
+
+
 def on_a_western_terminal(project, *parts):
     """Exit code, and what is printed on a terminal that can show neither such names nor kanji."""
     with io.TextIOWrapper(io.BytesIO(), encoding="cp1252") as stream, contextlib.redirect_stdout(stream):
@@ -178,7 +183,7 @@ def test_a_batch_of_one_with_batch_norm_is_refused_by_the_flags(flags, world, mo
 @pytest.mark.parametrize("project", PROJECTS)
 def test_every_training_can_do_with_few_pictures_or_says_why(project, faces, tmp_path, capsys):
     """Row 7, whole: --batch_size 1 trains, or is refused in one line."""
-    places = [word.replace("~", str(tmp_path)) for word in PLACES]
+    places = places_in(tmp_path, faces)
     code = call(project, f"--dataset_dir {faces}", places, TRAIN[project], "--steps 1 --batch_size 1")
     error = capsys.readouterr().err.splitlines()
     assert code == 0 or code == 2 and error[-1].startswith("error: "), error
@@ -187,7 +192,7 @@ def test_every_training_can_do_with_few_pictures_or_says_why(project, faces, tmp
 @pytest.mark.parametrize("project", PROJECTS)
 def test_a_run_that_has_diverged_begins_anew(project, faces, tmp_path, capsys):
     """Row 15: the message names the way out, the way out works, and what was there is moved aside, not deleted."""
-    places = [word.replace("~", str(tmp_path)) for word in PLACES]
+    places = places_in(tmp_path, faces)
     line = (f"--dataset_dir {faces}", places, TRAIN[project], "--log_every 1")
     assert call(project, line[0], places, TRAIN[project], "--steps 2") == 0
     assert call(project, *line, "--steps 4 --learning_rate 1e-7") == 2

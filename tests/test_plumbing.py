@@ -10,10 +10,13 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import ROOT
+from processes import finish, start
 
 from common.photos import InputError
 from hyperencoder import plumbing
+from hyperencoder.plumbing import listen_for_stop
 
 PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_makeover", "face_math")]
 
@@ -26,6 +29,7 @@ PROJECTS = [name for name in ("hyperencoder", "dapgan", "facegen_attr", "deep_ma
     [
         (plumbing.positive, "3", ("0", "-1", "1.5", "x", "")),
         (plumbing.natural, "0", ("-1", "1.5", "nan")),
+        (plumbing.up_to(8), "8", ("0", "9", "1e9", "nan")),
         (plumbing.rate, "1e-4", ("0", "-1", "nan", "inf", "x")),
         (plumbing.weight, "0", ("-0.1", "nan", "inf")),
         (plumbing.decay, "0.99", ("1", "-0.1", "nan")),
@@ -285,32 +289,27 @@ def test_the_first_loss_that_is_not_finite_is_named(tmp_path, capsys):
     assert not (tmp_path / "a/last.pt").exists(), "a step whose loss is not finite is not saved"
 
 
+def stop_in_turn():
+    """Rank 0 is told to stop and tells the other, which is then told as well."""
+    dist.init_process_group("gloo")
+    rank, stop_requested = dist.get_rank(), listen_for_stop()
+    if rank == 0:
+        signal.raise_signal(signal.SIGTERM)
+    print(rank, stop_requested())
+    if rank == 1:
+        signal.raise_signal(signal.SIGTERM)  # its own first: it has only heard of the other's
+    print(rank, "saved", stop_requested())
+    dist.destroy_process_group()
+
+
 def test_two_processes_that_are_told_to_stop_at_different_times_both_save(tmp_path):
     """A rank that waits for the others and is then told to stop as well must not die of it.
 
     The flag that travels must not be the one that the signal handler reads as "asked before".
     """
-    code = (
-        "import os, signal, sys, threading, time, torch\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "import torch.distributed as dist\n"
-        "from hyperencoder.plumbing import listen_for_stop\n"
-        "dist.init_process_group('gloo')\n"
-        "rank = dist.get_rank()\n"
-        "stop_requested = listen_for_stop()\n"
-        "if rank == 0:\n"
-        "    signal.raise_signal(signal.SIGTERM)\n"
-        "print(rank, stop_requested(), flush=True)\n"
-        "if rank == 1:\n"
-        "    signal.raise_signal(signal.SIGTERM)  # its own first: it has only heard of the other's\n"
-        "print(rank, 'saved', stop_requested(), flush=True)\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29547", script]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
-    assert process.returncode == 0, process.stderr
-    assert sorted(process.stdout.splitlines()) == ["0 True", "0 saved True", "1 True", "1 saved True"]
+    codes, printed = finish(*start(tmp_path, None, world=2, prepare=stop_in_turn))
+    lines = [line for line in printed.splitlines() if line[:2] in ("0 ", "1 ")]
+    assert codes == [0, 0] and sorted(lines) == ["0 True", "0 saved True", "1 True", "1 saved True"], printed
 
 
 # The script

@@ -7,7 +7,7 @@ SMALL = {
     "hyperencoder": "--width_multiplier 0.0625 --embed_size 8 --batch_size 4",
     "dapgan": "--image_size 32 --hidden 8 --batch_size 8",
     "facegen_attr": "--image_size 32 --batch_size 8",
-    "deep_makeover": "--source Male=1 --target Male=0 --min_faces 5 --batch_size 2",
+    "deep_makeover": "--source Male=1 --target Male=0 --min_faces 5 --batch_size 2 --scale 0.5",
     "face_math": "--image_size 32 --width 8 --z_size 16 --batch_size 8",
 }
 TRAININGS = {
@@ -44,9 +44,13 @@ def project_of(name):
 
 
 def base_flags(project, faces, folder):
-    """What a project's trainings and verbs share: the data set, the tiny sizes, the places below a folder."""
-    places = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    places = [part for flag, place in places.items() for part in (f"--{flag}", str(folder / place))]
+    """What a project's trainings and verbs share: the data set, the tiny sizes, the places below a folder.
+
+    The pictures are packed once for all tests, beside the data set.
+    """
+    places = dict(checkpoint_dir=folder / "checkpoint", model_path=folder / "models", sample_dir=folder / "samples")
+    places |= dict(record_dir=faces.parent / "records")
+    places = [part for flag, place in places.items() for part in (f"--{flag}", str(place))]
     return ["--dataset_dir", str(faces), *places, *SMALL[project].split(), "--workers", "0"]
 
 
