@@ -23,8 +23,8 @@ from processes import finish, start
 from test_steps import Refuse
 
 from common.celeba import batches
+from dapgan import evaluation, plumbing
 from dapgan import main as script
-from dapgan import plumbing
 from dapgan.digits import deform, load_digits, shape_of
 from dapgan.gan import discriminator_loss, generator_loss
 from dapgan.infogan import infogan_step
@@ -694,7 +694,8 @@ def test_augmenting(trained, faces, tmp_path, capsys):
     assert "needs --images" in capsys.readouterr().err
 
 
-def test_evaluating(trained, faces, tmp_path, capsys):
+def test_evaluating(trained, faces, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(evaluation, "fit_classifier", partial(evaluation.fit_classifier, steps=20))
     flags = ["--dataset_dir", faces, "--run=evaluate", *VERB, *places(trained[0]), "--attributes=Smiling"]
     assert call(*flags, "--few=3", "--seeds=2", "--out_dir", tmp_path / "out") == 0
     output = capsys.readouterr().out
