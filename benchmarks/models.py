@@ -16,9 +16,9 @@ import json
 import os
 import platform
 import shlex
-import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -73,16 +73,26 @@ def parse_args(argv=None):
 
 
 def run(command, minutes=None):
-    """A command in a process of its own, asked to stop after so many minutes; returns its exit code."""
-    process = subprocess.Popen([sys.executable, *command[1:]], cwd=ROOT)
+    """A command in a process of its own, asked to stop after so many minutes; returns its exit code and the minutes.
+
+    They count from where it begins to train: packing the pictures, which is done once, comes before.
+    """
+    how = dict(cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    process, began = subprocess.Popen([sys.executable, *command[1:]], **how), time.monotonic()
+    clock = threading.Timer(60 * (minutes or 0), process.terminate)
     try:
-        return process.wait(60 * minutes if minutes else None)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        return process.wait()
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("watch it: "):
+                began = time.monotonic()
+                if minutes:
+                    clock.start()
+        return process.wait(), (time.monotonic() - began) / 60
     except KeyboardInterrupt:
         process.wait()  # it was asked as well, and saves
         raise
+    finally:
+        clock.cancel()
 
 
 def hardware():
@@ -100,8 +110,8 @@ def places(args, project):
     """The flags that say where a project's things lie."""
     out = Path(args.out_dir).absolute()
     found = dict(dataset_dir=Path(args.dataset_dir).absolute(), record_dir=out / "records")
-    found |= {f"{kind}_dir": out / project / kind for kind in ("checkpoint", "sample")}
-    found["model_path"] = out / project / "models"
+    folders = dict(checkpoint_dir="checkpoint", sample_dir="samples", model_path="models")
+    found |= {flag: out / project / folder for flag, folder in folders.items()}
     return [part for name, place in found.items() for part in (f"--{name}", str(place))]
 
 
@@ -138,9 +148,8 @@ def main(argv=None):
         project = file.split("/")[0]
         command = ["python", f"{project}/main.py", *line.split(), *places(args, project), *shlex.split(args.flags)]
         print(f"\n{file}: {shlex.join(command)}", flush=True)
-        began = time.monotonic()
-        code = run(command, args.minutes)
-        spent[file] = spent.get(file, 0) + (time.monotonic() - began) / 60
+        code, minutes = run(command, args.minutes)
+        spent[file] = spent.get(file, 0) + minutes
         log.write_text(json.dumps(spent, indent=1) + "\n")
         if code:
             print(f"{file} is left out: its training ended with exit code {code}", flush=True)
@@ -150,7 +159,7 @@ def main(argv=None):
         short = ["python", f"{project}/main.py", *line[1].split()]
         where = [*places(args, project), "--out_dir", str(folder.absolute()), "--overwrite"]
         before = {made: made.stat().st_mtime_ns for made in folder.glob("*.pt")}
-        if run([*short, *where, *shlex.split(args.flags)]):
+        if run([*short, *where, *shlex.split(args.flags)])[0]:
             continue
         for made in sorted(folder.glob("*.pt")):
             name = f"{project}/{made.stem}"

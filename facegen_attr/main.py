@@ -133,7 +133,7 @@ def parse_args(argv=None):
 
 def presets(first):
     """What the model, the recipe and the verb that were asked for set."""
-    first.model = first.model or ("dcgan5" if first.images else "dcgan2")  # whose own face is to be changed
+    first.model = first.model or ("dcgan5" if first.images or first.web else "dcgan2")  # one's own face is changed
     plain = first.recipe == "document" and first.model == "dcgan2"
     names = ("image_size", "attributes", "epoch", "optimizer", "learning_rate", "train_size")
     values = PRESETS["64" if plain and first.image_size == 64 else first.model]

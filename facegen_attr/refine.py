@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 import torch.nn.functional as F
 from PIL import Image
@@ -192,7 +193,12 @@ def describe(session):
 
 
 def first_guess(args, model):
-    """The model that --first_model names, None without. InputError: one that does not go with the editor."""
+    """The model that --first_model names, None without; for an editor that comes with the program the dcgan2 beside it,
+    where there is no picture to begin from. InputError: one that does not go with the editor.
+    """
+    if args.shipped and model.flags.model == "dcgan5" and not (args.images or args.dataset_dir):
+        beside = Path(args.model_path).with_name("dcgan2.pt")
+        args.first_model = args.first_model or beside.exists() and beside
     if not args.first_model:
         return None
     if model.flags.model != "dcgan5":

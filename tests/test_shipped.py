@@ -95,6 +95,8 @@ VERBS = [
      "samples/shipped_dcgan2_32_best/generate_001/sheet.png"),
     ("facegen_attr", "--run refine --images me.jpg", "dcgan5.pt",
      "samples/shipped_dcgan5_32_best/refine_001/photos/step_001.png"),
+    ("facegen_attr", "--run refine --model dcgan5", "dcgan2.pt",
+     "samples/shipped_dcgan5_32_best/refine_001/step_001.png"),
     ("facegen_attr", "--run refine", "dcgan2.pt", "samples/shipped_dcgan2_32_best/refine_001/step_001.png"),
     ("deep_makeover", "--run inference --images me.jpg --out_dir out --keep_all", "mtf.pt", "out/me.png"),
     ("deep_makeover", "--run inference --infile me.jpg --outfile you.png --keep_all", "mtf.pt", "you.png"),
@@ -174,6 +176,16 @@ def test_a_wrong_file_ends_in_one_line(spoil, says, home, ask, tmp_path):
     assert code == 2 and says in error and error.count("\n") == 1, error
 
 
+def test_the_page_takes_the_editor(home, monkeypatch):
+    """Which one's own photo can be given to there; and without a word about models any that is there is found."""
+    from facegen_attr import main as script
+
+    monkeypatch.setattr(script.plumbing, "PROJECT", home / "facegen_attr")
+    for line, model in (("--run refine --web", "dcgan5"), ("--run refine", "dcgan2"), ("--run generate", "dcgan2")):
+        args = script.parse_args(line.split())
+        assert args.model_path.endswith(f"{model}.pt") and args.model == model and args.recipe == "best"
+
+
 def change(path, **content):
     """Write a model file anew with other content."""
     torch.save(torch.load(path, weights_only=True) | content, path)
@@ -235,12 +247,27 @@ def test_a_tour_without_a_face_or_a_model_ends_in_one_line(tmp_path, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
+SLEEPER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+print("watch it: here")
+time.sleep(60)
+sys.exit(1)
+"""
+
+
+def test_a_training_is_asked_to_stop_when_its_minutes_are_over():
+    """They count from where it says that it begins."""
+    code, minutes = models.run(["python", "-c", SLEEPER], 0.01)
+    assert code == 0 and 0.01 <= minutes < 0.5
+
+
 def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch):
     """One of them, in this process."""
 
     def run(command, minutes=None):
         call(command[1].split("/")[0], [str(word) for word in command[2:]])
-        return 0
+        return 0, 1.5
 
     monkeypatch.setattr(models, "run", run)
     flags = "--steps 1 --batch_size 2 --min_faces 5 --workers 0 --source Male=1 --target Male=0"
@@ -250,7 +277,11 @@ def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch)
     assert made == [out / "shipped/deep_makeover/mtf.pt"]
     card = made[0].with_suffix(".md").read_text()
     assert "| steps | 1 of 2 |" in card and "non-commercial research only" in card and "96 faces of 178 x 218" in card
-    assert "--run train --recipe best" in card and re.search(r"\| size \| \d\.\d\d MB \|", card)
+    assert (
+        "--run train --recipe best" in card
+        and "| minutes | 1.5 |" in card
+        and re.search(r"\| size \| \d\.\d\d MB \|", card)
+    )
     with pytest.raises(InputError, match="--only nothing: there are dapgan"):
         models.main(["--dataset_dir", str(home / "drawn"), "--only", "nothing"])
 
