@@ -78,21 +78,18 @@ def run(command, minutes=None):
     They count from where it begins to train: packing the pictures, which is done once, comes before.
     """
     how = dict(cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-    process, began = subprocess.Popen([sys.executable, *command[1:]], **how), time.monotonic()
-    clock = threading.Timer(60 * (minutes or 0), process.terminate)
-    try:
-        for line in process.stdout:
-            print(line, end="", flush=True)
-            if line.startswith("watch it: "):
-                began = time.monotonic()
-                if minutes:
-                    clock.start()
-        return process.wait(), (time.monotonic() - began) / 60
-    except KeyboardInterrupt:
-        process.wait()  # it was asked as well, and saves
-        raise
-    finally:
-        clock.cancel()
+    with subprocess.Popen([sys.executable, *command[1:]], **how) as process:  # which, stopped by a person, saves
+        began, clock = time.monotonic(), threading.Timer(60 * (minutes or 0), process.terminate)
+        try:
+            for line in process.stdout:
+                print(line, end="", flush=True)
+                if line.startswith("watch it: "):
+                    began = time.monotonic()
+                    if minutes:
+                        clock.start()
+            return process.wait(), (time.monotonic() - began) / 60
+        finally:
+            clock.cancel()
 
 
 def hardware():
