@@ -112,11 +112,11 @@ def parse_args(argv=None):
 
 
 def face_window(image, photo):
-    """What of the photo is shown, (left, top, right, bottom): a square of twice the largest face's size."""
+    """What of the photo is shown, (left, top, right, bottom): the largest face and what surrounds it, a square."""
     (boxes,), _, _ = MTCNN().detect([image])
     if not len(boxes):
         raise InputError(f"no face found in {photo}: take another, or a larger one (20 pixels at least)")
-    left, top, side = square_around(boxes[pick(boxes, image.shape, "largest")], 2)
+    left, top, side = square_around(boxes[pick(boxes, image.shape, "largest")], 1.7)
     height, width = image.shape[:2]
     side = min(side, height, width)
     left, top = max(0, min(left, width - side)), max(0, min(top, height - side))
@@ -162,7 +162,7 @@ def main(argv=None):
     rows, sections = {}, []
     for number, stop in enumerate(STOPS, 1):
         folder = out / f"{number}_{stop.file.replace('/', '_')}"
-        project, words = stop.file.split("/")[0], shlex.join(["--images", args.photo])
+        project, words = stop.file.split("/")[0], shlex.join(["--images", photo.name])
         command = f"python {project}/main.py {stop.line} {words}"
         print(f"\n{number} of {len(STOPS)}: {command}", flush=True)
         seconds, wrong = visit(stop, photo, folder.absolute())

@@ -513,18 +513,18 @@ def read_checkpoint(path, mmap=False):
     return content
 
 
-def write_shipped(path, content, networks, about, bytewise=(), **state):
+def write_shipped(path, content, networks, about, bytewise=False, **state):
     """Write a small model file, which can come with the program, from the content of a large one.
 
-    networks: name -> weights, in half precision there; those called by one of `bytewise`, as "network.weight", in 8
-    bits, each row with a scale of its own. about: what it was trained on. state: tensors, numbers and texts that verbs
-    need beside them, no pictures. InputError: it would be larger than such files may be.
+    networks: name -> weights, there in half precision or, bytewise, in 8 bits, each row with a scale of its own. about:
+    what it was trained on. state: tensors, numbers and texts that verbs need beside them, no pictures. InputError: it
+    would be larger than such files may be.
     """
     flags = content["args"] | dict(dataset_name=SHIPPED, name=path.stem)
     small = {"format": FORMAT, "project": PROJECT.name, "about": about, "args": flags}
     small["state"] = dict(step=content["state"].get("step", 0), **state)
     for name, weights in networks.items():
-        small[name] = {key: packed(x, f"{name}.{key}".startswith(tuple(bytewise))) for key, x in weights.items()}
+        small[name] = {key: packed(x, bytewise) for key, x in weights.items()}
     size = bytes_of(small)
     if size > MOST_SHIPPED:
         most = f"{MOST_SHIPPED / 1e6:.0f} at most: train a narrower one"

@@ -6,9 +6,6 @@ from face_math.loading import load_records, results_folder
 from face_math.plumbing import packed, setup, trained_on, unpacked, write_shipped
 from face_math.trained import find_part, load_model, shown_part, version_of
 
-# In 8 bits: the filler's components.
-BYTEWISE = ("guess.axes",)
-
 
 def ship(args):
     """Write the models of the run that the flags name: gan.pt and, of what there is beside it, gan_encoder.pt,
@@ -30,10 +27,10 @@ def ship(args):
             names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
         networks = {name: content[shown_part(content, name)] for name in names}
         if not part:  # what is beside it has to know the weights that are written
-            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"]))})
+            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"], bytewise=True))})
         elif "inverts" in content["args"]:
             content["args"]["inverts"] = version
-        write_shipped(out / f"gan{part}.pt", content, networks, about, BYTEWISE)
+        write_shipped(out / f"gan{part}.pt", content, networks, about, bytewise=True)
     if model.encoder:
         args.attributes = [*MAIN, "Turn"]
         write_vectors(args, model, out / "gan_vectors.pt", about, version)

@@ -3,9 +3,6 @@
 from hyperencoder.loading import run_name
 from hyperencoder.plumbing import find_model, output_folder, place, trained_on, write_shipped
 
-# In 8 bits: the components, which are more than half of all numbers, and the widest layers.
-BYTEWISE = ("model.components", "model.perceptrons", "model.encoder.fc_full")
-
 
 def ship(args):
     """Write the model of the run that the flags name, RECIPE.pt, with the validation faces' errors as numbers."""
@@ -16,4 +13,4 @@ def ship(args):
     state = {name: content["state"].get(name) for name in ("people", "means", "validation_errors")}
     state = {name: value for name, value in state.items() if value is not None}
     out = output_folder(args, place(args, "samples", run_name(args)))
-    write_shipped(out / f"{flags['recipe']}.pt", content, {"model": content[part]}, about, BYTEWISE, **state)
+    write_shipped(out / f"{flags['recipe']}.pt", content, {"model": content[part]}, about, bytewise=True, **state)
