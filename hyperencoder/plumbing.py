@@ -171,7 +171,7 @@ def read_flags(parser, argv, defaults, named, uses):
     if uses(first) and not (found or makes or given & {"model_path", "checkpoint_dir", "dataset_name"}):
         shipped = find_shipped(args, given, uses(first), named)
         if not shipped and (there := sorted(file.name for file in PROJECT.glob("*.pt"))):
-            others += f"; of {', '.join(there)}, which come with the program, none does"
+            others += f"; of {', '.join(there)}, which come with the program, none fits"
     if shipped:
         file, content = shipped
         found = {flag: content["args"][flag] for flag in ("dataset_name", *named)} | dict(model_path=str(file))
