@@ -1,16 +1,18 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
 from common.celeba import parse_condition
-from deep_makeover.loading import MODES, run_name
+from deep_makeover.loading import MODES, load_model, run_name
 from deep_makeover.plumbing import find_model, output_folder, place, trained_on, write_shipped
 
 
 def ship(args):
     """Write the model of the run that the flags name, MODE.pt, with the score that 95% of makeovers are above."""
     about = trained_on(args)
+    load_model(args)  # what cannot be used is not written
     _, content = find_model(args, run_name(args))
     part = "ema" if content["args"]["show_ema"] and "ema" in content else "generator"
-    networks = dict(generator=content[part], discriminator=content["discriminator"])
+    networks = dict(generator=content[part])
+    networks |= {name: content[name] for name in ("discriminator",) if name in content}
     known = {name: content["state"][name] for name in ("least",) if name in content["state"]}
     flags = content["args"]
     flags |= dict(mode=kind_of(flags), attribute_file=None)  # where a person keeps that file is nobody's business

@@ -31,13 +31,17 @@ def ship(args):
         elif "inverts" in content["args"]:
             content["args"]["inverts"] = version
         write_shipped(out / f"gan{part}.pt", content, networks, about, bytewise=True)
-    if model.encoder:
-        args.attributes = [*MAIN, "Turn"]
+    args.attributes = [*MAIN, "Turn"]
+    try:
         write_vectors(args, model, out / "gan_vectors.pt", about, version)
+    except InputError as error:
+        print(f"no vectors are written: {error}")
 
 
 def write_vectors(args, model, path, about, version):
-    """Write the vectors of --attributes, of both kinds."""
+    """Write the vectors of --attributes, of both kinds. InputError: there is no encoder, or there are no labels."""
+    if model.encoder is None:
+        raise InputError("they need an encoder")
     records, found = load_records(args, model.device), {}
     for args.vectors in ("mean", "regression"):
         vectors = labelled_vectors(args, model, records)

@@ -1,12 +1,13 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
-from hyperencoder.loading import run_name
+from hyperencoder.loading import load_model, run_name
 from hyperencoder.plumbing import find_model, output_folder, place, trained_on, write_shipped
 
 
 def ship(args):
     """Write the model of the run that the flags name, RECIPE.pt, with the validation faces' errors as numbers."""
     about = trained_on(args)
+    load_model(args)  # what cannot be used is not written
     _, content = find_model(args, run_name(args))
     flags = content["args"]
     part = "ema" if flags["show_ema"] and "ema" in content else "model"
