@@ -27,9 +27,7 @@ from common.photos import InputError
 from hyperencoder.plumbing import fail, path
 
 BEGIN, END = "<!-- make results -->", "<!-- end of make results -->"
-SHIPPED = ("hyperencoder/best", "face_math/gan", "face_math/gan_encoder", "face_math/gan_filler", "face_math/gan_vae",
-           "face_math/gan_vectors", "facegen_attr/dcgan2", "facegen_attr/dcgan5", "facegen_attr/predictor",
-           "deep_makeover/mtf", "deep_makeover/ftm", "dapgan/info_began", "dapgan/digits")  # fmt: skip
+PROJECTS = ("hyperencoder", "face_math", "facegen_attr", "deep_makeover", "dapgan")
 
 
 class Table(NamedTuple):
@@ -50,6 +48,11 @@ class Bench:
 
     def many(self, count, few=24):
         return str(few if self.quick else count)
+
+    def dapgan(self):
+        """The model of faces that is there, info_began or infogan."""
+        return next((f"dapgan/{name}" for name in ("info_began", "infogan") if (MODELS / f"dapgan/{name}.pt").exists()),
+                    "dapgan/info_began")  # fmt: skip
 
     def model(self, file):
         """A model's path. InputError: it is not there."""
@@ -105,16 +108,15 @@ def kid(numbers):
 
 
 def shipped(bench):
-    rows = []
-    for file in SHIPPED:
-        if (MODELS / f"{file}.pt").exists():
-            content = torch.load(bench.model(file), map_location="cpu", weights_only=True)
-            size, flags = (MODELS / f"{file}.pt").stat().st_size / 1e6, content["args"]
-            steps = f"{content['state']['step']:,} of {flags['batch_size']}" if "batch_size" in flags else ""
-            rows.append([f"`{file}.pt`", f"{size:.2f}", flags.get("recipe", ""), steps, content["about"]])
+    rows, total = [], 0
+    for file in [file for project in PROJECTS for file in sorted((MODELS / project).glob("*.pt"))]:
+        content, size = torch.load(file, map_location="cpu", weights_only=True), file.stat().st_size / 1e6
+        flags, total = content["args"], total + size
+        steps = f"{content['state']['step']:,} of {flags['batch_size']}" if "batch_size" in flags else ""
+        name = f"`{file.parent.name}/{file.name}`"
+        rows.append([name, f"{size:.2f}", flags.get("recipe", ""), steps, content["about"]])
     if not rows:
         raise InputError("no model is there: make models trains them")
-    total = sum(float(row[1]) for row in rows)
     rows.append(["all", f"{total:.2f}", "", "", ""])
     return Table("The files", "ls -l */*.pt", ["file", "MB", "recipe", "steps", "data"], rows)
 
@@ -146,7 +148,7 @@ def drawn(bench):
     rows = []
     for file, line, folder in (("face_math/gan", "--run sample --count", "faces"),
                                ("facegen_attr/dcgan2", "--run generate --count", "."),
-                               ("dapgan/info_began", "--run sample --count", "pictures")):  # fmt: skip
+                               (bench.dapgan(), "--run sample --count", "pictures")):  # fmt: skip
         try:
             out = bench.call(file, f"{line} {bench.many(500)}", "drawn")
             numbers = bench.judge(out / folder, out / "manifest.tsv" if folder == "." else None)
@@ -235,7 +237,7 @@ def made_over(bench, mode):
 
 def recovered(bench):
     line = f"--run recover --count {bench.many(64, 4)} --n_iter {bench.many(100, 2)}"
-    out = bench.call("dapgan/info_began", line, "recover")
+    out = bench.call(bench.dapgan(), line, "recover")
     rows = [[row["method"], row["mse"], row["psnr"], row["ssim"], row["seconds_per_picture"]]
             for row in rows_of(out / "table.tsv")]  # fmt: skip
     return Table("dapgan: latents of the first 64 test faces", "python dapgan/main.py --dataset_dir D --run recover",
@@ -243,7 +245,7 @@ def recovered(bench):
 
 
 def people(bench):
-    line = [*bench.flags("dapgan/info_began"), f"--count={bench.many(20, 4)}"]
+    line = [*bench.flags(bench.dapgan()), f"--count={bench.many(20, 4)}"]
     line += ["--min_identity=0", "--min_quality=0", "--least=2"] if bench.quick else []
     columns = ("distance", "same_person", "strangers", "features", "pixels")
     rows = []
@@ -256,7 +258,7 @@ def people(bench):
 def classifiers(bench):
     line = "--run evaluate --attributes Smiling --few 10 --seeds 20"
     quick = "--run evaluate --attributes Smiling --few 2 --seeds 2"
-    out, rows = bench.call("dapgan/info_began", quick if bench.quick else line, "evaluate"), []
+    out, rows = bench.call(bench.dapgan(), quick if bench.quick else line, "evaluate"), []
     for row in rows_of(out / "table.tsv"):
         numbers = [f"{100 * float(row[a]):.1f} +- {100 * float(row[b]):.1f}" if row[a] else ""
                    for a, b in (("accuracy", "half"), ("gain", "gain_half"))]  # fmt: skip

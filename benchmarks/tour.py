@@ -32,6 +32,7 @@ from common.photos import InputError, new_folder, read_image, save_sheet
 from hyperencoder.plumbing import fail, path
 
 SIDE = 160  # pixels of a picture on the sheet
+OTHERS = {"info_began": ["infogan"]}  # which may be shipped in its place
 
 
 class Stop(NamedTuple):
@@ -125,9 +126,10 @@ def face_window(image, photo):
 
 def visit(stop, photo, folder):
     """Run a stop's verb; returns its seconds, and what went wrong, if anything did."""
-    project = stop.file.split("/")[0]
-    shipped = MODELS / f"{stop.file}.pt"
-    own = ["--model_path", str(shipped)] if shipped.exists() else []
+    project, name = stop.file.split("/")
+    files = [MODELS / project / f"{model}.pt" for model in (name, *OTHERS.get(name, ()))]
+    shipped = next((file for file in files if file.exists()), None)
+    own = ["--model_path", str(shipped)] if shipped else []
     words = [*stop.line.split(), "--images", str(photo), "--out_dir", str(folder), *own, "--overwrite"]
     began, said = time.monotonic(), io.StringIO()
     try:
