@@ -14,7 +14,7 @@ DEMO_FLAGS := --dataset_dir $(DEMO)/faces --record_dir $(DEMO)/records --checkpo
 
 .DEFAULT_GOAL := help
 PROJECTS := hyperencoder dapgan facegen_attr deep_makeover face_math
-.PHONY: help install tour demo test readme test-gpu test-web fuzz lint copies bench models results clean
+.PHONY: help install tour demo test readme test-gpu test-web fuzz lint copies bench bench-large peers models results clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -76,8 +76,17 @@ copies:  ## write one project's plumbing.py and gan.py over the others' (FROM=hy
 			cp $$mine $$copy && echo "$$copy"; \
 		fi; done; done
 
-bench: .venv/stamp  ## measure the face detector against its peers (those that are installed)
-	$(PY) benchmarks/detector.py
+bench: $(READY)  ## measure everything beside what people would use instead, as one table (ten minutes); PY=python3
+	$(PY) benchmarks/bench.py
+
+bench-large: $(READY)  ## the same with sets of up to 100,000 pictures, time plotted against size
+	$(PY) benchmarks/bench.py --sizes 1000,10000,100000
+
+# facenet-pytorch asks for an old PyTorch, and works with today's.
+peers:  ## set up .peers with the packages that make bench measures the face detector against
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-peers.txt
+	.peers/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps facenet-pytorch==2.6.0
 
 models: $(READY)  ## train what is shipped anew into OUT=out_models: DATA=data/celeba, MINUTES= of each training
 	$(PY) benchmarks/models.py --dataset_dir "$(DATA)" --out_dir "$(OUT)" $(if $(MINUTES),--minutes $(MINUTES)) $(FLAGS)

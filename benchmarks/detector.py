@@ -1,10 +1,10 @@
 """The face detector against two packages: speed, import time and memory, in one run on the same cores.
 
-Each detector runs in a process of its own, in turns. Faces are drawn (or taken from --dataset_dir), 178 x 218 pixels:
+Each detector has a process of its own; they take turns. Faces of 178 x 218 are drawn, or taken from --dataset_dir:
     python benchmarks/detector.py
     python benchmarks/detector.py --dataset_dir data/celeba --cores 2
-Peers that are not installed are named, with the command that installs them; they may have a Python of their own:
-    python benchmarks/detector.py --peer_python mtcnn=peers/bin/python facenet=peers/bin/python
+The peers are looked for in .peers, which `make peers` sets up, else beside this program; or:
+    python benchmarks/detector.py --peer_python other/bin/python
 Agreement with detections of the mtcnn package that were saved as JSON ({"images": {name: {"raw_xyxy_conf_lm": rows}}}):
     python benchmarks/detector.py --reference reference.json --dataset_dir data/celeba --photos astronaut.png
 """
@@ -13,32 +13,34 @@ import argparse
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 SIZE = (178, 218)
 NAMES = {"ours": "common/mtcnn.py", "mtcnn": "mtcnn (TensorFlow)", "facenet": "facenet-pytorch"}
-INSTALL = {
-    "mtcnn": '.venv/bin/pip install "mtcnn[tensorflow]"',
-    "facenet": ".venv/bin/pip install requests && .venv/bin/pip install --no-deps facenet-pytorch",
-}
+COLUMNS = {"batch": "faces/s in one call", "single": "faces/s one by one", "photo": "photos/s, 1920 x 1080"}
+PEERS = ROOT / ".peers/bin/python"
 
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", help="pictures to use instead of drawn ones; enlarged to 178 x 218 if need be")
     parser.add_argument("--cores", type=int, default=1, help="cores and threads that each detector gets")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each detector; the best one counts")
-    parser.add_argument("--peer_python", nargs="+", default=[], help="NAME=PYTHON: the Python that has this peer")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each detector; the median counts")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--peer_python", default=str(PEERS), help="the Python that has the peers (.peers/bin/python)")
     parser.add_argument("--reference", help="saved detections of the mtcnn package: report agreement, not speed")
     parser.add_argument("--photos", nargs="*", default=[], help="further pictures that the reference has, by name")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -46,7 +48,6 @@ def load_pictures(dataset_dir, names):
     """(N, 218, 178, 3) uint8: the named pictures of a data set; its first 64 where names is None."""
     from PIL import Image
 
-    sys.path.insert(0, str(ROOT))
     from common.celeba import CelebA
 
     dataset = CelebA(dataset_dir)
@@ -54,16 +55,27 @@ def load_pictures(dataset_dir, names):
     return np.stack([np.asarray(picture.resize(SIZE, Image.Resampling.BICUBIC)) for picture in pictures])
 
 
+def draw_photo(faces):
+    """A 1920 x 1080 photo with eight of the faces, large and small, before a background of soft spots and noise."""
+    rng = np.random.default_rng(0)
+    photo = cv2.resize(rng.integers(0, 256, (27, 48, 3), np.uint8), (1920, 1080), interpolation=cv2.INTER_CUBIC)
+    photo = (photo + rng.normal(0, 8, photo.shape)).clip(0, 255).astype(np.uint8)
+    for index, share in enumerate((2.2, 1.6, 1.0, 0.7, 0.5, 0.4, 0.3, 1.3)):
+        face = cv2.resize(faces[index], None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        top, left = 20 + 540 * (index // 4), 20 + 470 * (index % 4)
+        photo[top : top + len(face), left : left + face.shape[1]] = face
+    return photo
+
+
 # One detector, in its own process
 
 
-def make_detector(name):
+def make_detector(name, device):
     """A function that takes a list of pictures and finds the faces in each."""
     if name == "ours":
-        sys.path.insert(0, str(ROOT))
         from common.mtcnn import MTCNN
 
-        return MTCNN().detect
+        return MTCNN(device).detect
     if name == "mtcnn":
         from mtcnn import MTCNN
 
@@ -71,86 +83,107 @@ def make_detector(name):
         return lambda images: detector.detect_faces(images if len(images) > 1 else images[0])
     from facenet_pytorch import MTCNN
 
-    detector = MTCNN(keep_all=True)
+    detector = MTCNN(keep_all=True, device=device)
     return lambda images: detector.detect(np.stack(images))
 
 
-def work(name, file):
-    """Measure one detector on the pictures in a .npy file; prints a line of JSON."""
+def work(name, file, device):
+    """Load one detector, then measure a column for each line that comes in; a line of JSON for each."""
     start = time.perf_counter()
     try:
-        detect = make_detector(name)
+        detect = make_detector(name, device)
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}))
+        print(json.dumps({"missing": str(error)}), flush=True)
         return
-    loaded = time.perf_counter() - start
-    images = list(np.load(file))
-    speeds = {}
-    for what, calls in (("batch", [images]), ("single", [[image] for image in images[:32]])):
-        detect(calls[0])
+    print(json.dumps({"import": time.perf_counter() - start}), flush=True)
+    content = np.load(file)
+    faces, photo = list(content["faces"]), content["photo"]
+    calls = {"batch": [faces], "single": [[face] for face in faces[:16]], "photo": [[photo]]}
+    for column in map(str.strip, sys.stdin):
         start = time.perf_counter()
-        for call in calls:
+        for call in calls[column]:
             detect(call)
-        speeds[what] = sum(map(len, calls)) / (time.perf_counter() - start)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"import": loaded, "memory": memory, **speeds}))
+        rate = sum(map(len, calls[column])) / (time.perf_counter() - start)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rate": rate, "memory": memory}), flush=True)
 
 
 # All of them
 
 
+def measure(faces, cores, rounds, device="cpu", peer_python=PEERS, names=NAMES):
+    """Let the detectors take turns: {name: {column: median of its rates, "import": s, "memory": MB}}.
+
+    Of a peer that is not installed {"missing": why}.
+    """
+    python = peer_python if Path(peer_python).exists() else sys.executable
+    environment = os.environ | {"TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS"), str(cores))
+    environment |= {} if device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}
+    there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    chosen = ["taskset", "-c", ",".join(map(str, there[-cores:]))] if there else []
+    results, processes = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(f"{folder}/pictures.npz", faces=faces, photo=draw_photo(faces))
+        for name in names:
+            command = [*chosen, sys.executable if name == "ours" else python, __file__, "--worker", name]
+            pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            more = ["--device", device, "--photos", f"{folder}/pictures.npz"]
+            process = processes[name] = subprocess.Popen([*map(str, command), *more], env=environment, **pipes)
+            results[name] = answer(process, name)
+        there = [name for name in names if "missing" not in results[name]]
+        for column in COLUMNS:
+            found = {name: [] for name in there}
+            for turn in range(rounds + 1):
+                for name in there:
+                    processes[name].stdin.write(f"{column}\n")
+                    processes[name].stdin.flush()
+                    told = answer(processes[name], name)
+                    results[name]["memory"] = told["memory"]
+                    found[name] += [told["rate"]] * (turn > 0)  # the first one warms up
+            for name, rates in found.items():
+                results[name][column] = statistics.median(rates)
+        for process in processes.values():
+            process.communicate()
+    return results
+
+
+def answer(process, name):
+    """The next line of JSON that a worker prints; packages print lines of their own."""
+    for line in process.stdout:
+        if line.startswith("{"):
+            return json.loads(line)
+    sys.exit(f"error: {NAMES[name]}: {process.stderr.read().strip().splitlines()[-1]}")
+
+
+def against_peers(results, column):
+    """The name of the faster of the peers that are there, and how many times as fast we are; None where none is."""
+    rates = {name: found[column] for name, found in results.items() if name != "ours" and column in found}
+    best = max(rates, key=rates.get, default=None)
+    return best and (best, results["ours"][column] / rates[best])
+
+
 def compare(args):
     """Let the detectors take turns and print a table."""
     if args.dataset_dir:
-        images = load_pictures(args.dataset_dir, None)
+        faces = load_pictures(args.dataset_dir, None)
     else:
-        sys.path.insert(0, str(ROOT))
-        from common.synthetic import draw
+        from common.synthetic import draw, parameters
 
-        images = np.stack([draw(seed)[0] for seed in range(64)])
-    pythons = dict(pair.split("=", 1) for pair in args.peer_python)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(args.cores),
-        "TF_NUM_INTRAOP_THREADS": str(args.cores),
-        "TF_NUM_INTEROP_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-args.cores :])
-
-    results = {}
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/images.npy", images)
-        for _ in range(args.rounds):
-            for name in NAMES:
-                if "missing" in results.get(name, {}):
-                    continue
-                command = [pythons.get(name, sys.executable), __file__, "--worker", name, f"{folder}/images.npy"]
-                done = subprocess.run(command, capture_output=True, text=True, env=environment)
-                if done.returncode:
-                    sys.exit(f"error: {NAMES[name]}: {done.stderr.strip().splitlines()[-1]}")
-                result = json.loads(done.stdout.strip().splitlines()[-1])
-                best = results.setdefault(name, result)
-                for key in result.keys() - {"missing"}:
-                    best[key] = (max if key in ("batch", "single") else min)(best[key], result[key])
-
-    there = {name: result for name, result in results.items() if "missing" not in result}
-    peers = [result for name, result in there.items() if name != "ours"]
-    print(f"{len(images)} faces of {SIZE[0]} x {SIZE[1]}, {args.cores} core(s), best of {args.rounds} turns\n")
-    print("| detector | a second, all in one call | a second, one by one | import, s | memory, MB |")
-    print("| --- | --- | --- | --- | --- |")
-    for name, result in there.items():
-        print(
-            f"| {NAMES[name]} | {result['batch']:.1f} | {result['single']:.1f} | {result['import']:.1f} "
-            f"| {result['memory']:.0f} |"
-        )
-    if peers:
-        batch, single = (there["ours"][key] / max(peer[key] for peer in peers) for key in ("batch", "single"))
-        print(f"\nours against the faster of the peers: {batch:.1f} times in one call, {single:.1f} times one by one")
-    for name in sorted(results.keys() - there.keys()):
-        print(f"\n{NAMES[name]} is not installed ({results[name]['missing']}); for the comparison: {INSTALL[name]}")
+        faces = np.stack([draw(parameters(seed))[0] for seed in range(64)])
+    results = measure(faces, args.cores, args.rounds, args.device, args.peer_python)
+    print(f"{len(faces)} faces of {SIZE[0]} x {SIZE[1]}, {args.cores} core(s), median of {args.rounds} turns\n")
+    print(f"| detector | {' | '.join(COLUMNS.values())} | import, s | memory, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, result in results.items():
+        if "missing" not in result:
+            rates = " | ".join(f"{result[column]:.1f}" for column in COLUMNS)
+            print(f"| {NAMES[name]} | {rates} | {result['import']:.1f} | {result['memory']:.0f} |")
+    if found := {column: against_peers(results, column) for column in COLUMNS}["batch"]:
+        ratios = ", ".join(f"{against_peers(results, column)[1]:.1f} {COLUMNS[column]}" for column in COLUMNS)
+        print(f"\ntimes as fast as the faster of the peers (in batches {NAMES[found[0]]}): {ratios}")
+    for name in (name for name, result in results.items() if "missing" in result):
+        print(f"\n{NAMES[name]} is not installed ({results[name]['missing']}); for the comparison: make peers")
 
 
 def overlap(boxes, others):
@@ -163,7 +196,6 @@ def overlap(boxes, others):
 
 def agree(args):
     """Print how far our detections are those of the reference file."""
-    sys.path.insert(0, str(ROOT))
     from common.mtcnn import MTCNN
     from common.photos import read_image
 
@@ -200,7 +232,7 @@ def agree(args):
 if __name__ == "__main__":
     args = parse_args()
     if args.worker:
-        work(*args.worker)
+        work(args.worker, args.photos[0], args.device)
     elif args.reference:
         agree(args)
     else:

@@ -22,13 +22,13 @@ from facegen_attr.model import NOISE, ConditionalGenerator, Generator
 
 
 @torch.no_grad()
-def milliseconds(generator, attributes, rounds):
+def milliseconds(generator, attributes, rounds, device="cpu"):
     """(rounds,) milliseconds of single requests, after a few that do not count."""
     times = []
     for i in range(rounds + 20):
         c = (torch.rand(1, attributes) < 0.5).float()
         start = time.perf_counter()
-        to_uint8(generator(torch.randn(1, NOISE), c))
+        to_uint8(generator(torch.randn(1, NOISE).to(device), c.to(device)))
         times.append((time.perf_counter() - start) * 1000)
         if i < 20:
             times.clear()

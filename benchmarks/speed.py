@@ -4,7 +4,7 @@
 
 Each row runs a project's own command in this process for --seconds (the first steps, which choose kernels and capture
 CUDA graphs, are not counted), then profiles 20 steps on a GPU. The example (pytorch/examples, dcgan/main.py: its
-networks, losses and optimizers, written here anew) is measured before, between and after; ratios are to its median.
+networks, losses and optimizers, written here anew) is measured before and after each; ratios are to the mean of both.
 """
 
 import argparse
@@ -40,8 +40,25 @@ ROWS = {  # name -> project and flags; in brackets the batch
     "dapgan infogan best (32)": "dapgan --run train --model infogan --recipe best",
 }
 EXAMPLE = "PyTorch's DCGAN example (64)"
+HEADING = """| training (batch) | steps/s | by the example's | ms a step | the GPU computes | kernels | peak MB |
+|---|---|---|---|---|---|---|"""
 WARM = 80  # steps on a GPU until everything was captured: the lazy penalty comes every 16th, its graph after the third
 PROFILED = 20
+
+
+def alternate(seconds, *calls, least=3):
+    """The median seconds of each of several calls, which take turns, after a first turn, for `seconds` each."""
+    for call in calls:
+        call()
+    times, end = [[] for _ in calls], time.perf_counter() + seconds * len(calls)
+    while len(times[0]) < least or time.perf_counter() < end:
+        for call, mine in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            mine.append(time.perf_counter() - start)
+    return list(map(statistics.median, times))
 
 
 class EnoughError(BaseException):
@@ -158,18 +175,39 @@ def example(device, batch=64, z_size=100, width=64):
     return step
 
 
-def time_example(args):
+def time_example(step, seconds, cuda):
     """Steps a second of the example."""
-    cuda = torch.cuda.is_available() and args.device != "cpu"
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, True  # as the example has it
-    step = example(torch.device("cuda" if cuda else "cpu"))
-    for _ in range(30 if cuda else 2):
+    for _ in range(30 if cuda else 1):
         step()
     begun, steps = time.perf_counter(), 0
-    while steps < 4 or time.perf_counter() - begun < args.seconds:
+    while steps < 3 or time.perf_counter() - begun < seconds:
         step()
         steps += 1
     return steps / (time.perf_counter() - begun)
+
+
+def measure(args, rows=None):
+    """Yield the name of each row, and what its clock saw, with "example", the example's rate beside it."""
+    cuda = torch.cuda.is_available() and args.device != "cpu"
+    step = example(torch.device("cuda" if cuda else "cpu"))
+    before = time_example(step, args.seconds, cuda)
+    for name, line in (rows or ROWS).items():
+        found = time_training(line, args)
+        after = time_example(step, args.seconds, cuda)
+        yield name, found | dict(example=(before + after) / 2)
+        before = after
+
+
+def describe(found):
+    """The cells of a row: steps a second, by the example's, ms a step, of these the GPU computes, kernels, peak MB."""
+    if "rate" not in found:
+        return [found.get("error", "failed"), "", "", "", "", ""]
+    ms, busy = 1000 / found["rate"], found.get("kernel_ms")
+    cells = [f"{found['rate']:.1f}", f"{found['rate'] / found['example']:.2f}", f"{ms:.2f}"]
+    if busy is None:
+        return [*cells, "", "", ""]
+    return [*cells, f"{busy:.2f} ({busy / ms:.0%})", f"{found['kernels']:.0f}", f"{found['peak_mb']:.0f}"]
 
 
 def main():
@@ -182,33 +220,17 @@ def main():
     parser.add_argument("--precision", default="auto", help="of rows that do not say which")
     args = parser.parse_args()
 
-    rows = {name: line for name, line in ROWS.items() if args.rows in name}
-    results, peers = {}, [time_example(args)]
-    for number, (name, line) in enumerate(rows.items()):
-        if number == len(rows) // 2:
-            peers.append(time_example(args))
-        results[name] = time_training(line, args)
-    peers.append(time_example(args))
-    peer = statistics.median(peers)
-    results[EXAMPLE] = dict(rate=peer, rates=peers)
-
+    results = dict(measure(args, {name: line for name, line in ROWS.items() if args.rows in name}))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"\n{where}, torch {torch.__version__}, --precision {args.precision}\n")
-    print(
-        "| command (batch) | steps/s | by the example's | ms a step | of these the GPU computes | kernels | peak MB |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    print(HEADING)
     for name, found in results.items():
-        if "rate" not in found:
-            print(f"| {name} | {found.get('error', 'failed')} | | | | | |")
-            continue
-        ms, busy, more = 1000 / found["rate"], found.get("kernel_ms"), ["", "", ""]
-        if busy:
-            more = [f"{busy:.2f} ({busy / ms:.0%})", f"{found['kernels']:.0f}", f"{found['peak_mb']:.0f}"]
-        print(f"| {name} | {found['rate']:.1f} | {found['rate'] / peer:.2f} | {ms:.2f} | {' | '.join(more)} |")
+        print(f"| {name} | {' | '.join(describe(found))} |")
+    rates = [found["example"] for found in results.values()]
+    print(f"\n{EXAMPLE}: {min(rates):.1f} to {max(rates):.1f} steps/s")
     path = args.out_dir / "speed.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"\n{path}")
+    print(path)
 
 
 if __name__ == "__main__":
