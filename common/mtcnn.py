@@ -41,6 +41,17 @@ def block(inputs, outputs, kernel, pool=0):
     return [*layers, nn.MaxPool2d(pool, 2, ceil_mode=True)] if pool else layers
 
 
+def halve(x):
+    """Max pooling of 2 x 2 with stride two; the last of an odd number of rows or columns by itself.
+
+    As maxima of slices it takes a third of the time of PyTorch's, which notes where each maximum was.
+    """
+    if x.shape[2] % 2 or x.shape[3] % 2:
+        x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2), mode="replicate")
+    x = torch.maximum(x[:, :, ::2], x[:, :, 1::2])
+    return torch.maximum(x[..., ::2], x[..., 1::2])
+
+
 class Flatten(nn.Module):
     """Flatten (N, C, H, W) in the order width, height, channels, in which the dense weights are stored."""
 
@@ -56,7 +67,7 @@ class PNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(*block(3, 16, 3, pool=2), *block(16, 16, 3), *block(16, 32, 3))
+        self.body = nn.Sequential(*block(3, 16, 3), *block(16, 16, 3), *block(16, 32, 3))
         self.box = nn.Conv2d(32, 4, 1)
         self.face = nn.Conv2d(32, 2, 1)
 
@@ -72,9 +83,10 @@ class PNet(nn.Module):
                 x[:, :, max(0, top) : max(0, bottom), right] = x[:, :, max(0, top) : max(0, bottom), right - 1]
             if height % 2 and 0 < bottom < x.shape[2]:
                 x[:, :, bottom, left : right + 1] = x[:, :, bottom - 1, left : right + 1]
-        x = self.body[2:](x)  # (N, 32, H / 2 - 5, W / 2 - 5)
+        x = self.body[2:](halve(x))  # (N, 32, H / 2 - 5, W / 2 - 5)
+        # Both heads in one pass, and as 16 outputs, which take half the time of six.
         weight, bias = map(torch.cat, zip(self.box.parameters(), self.face.parameters(), strict=True))
-        x = F.linear(x.permute(0, 2, 3, 1), weight.view(6, 32), bias)  # both heads in one pass
+        x = F.linear(x.permute(0, 2, 3, 1), F.pad(weight.view(6, 32), (0, 0, 0, 10)), F.pad(bias, (0, 10)))
         return x[..., :4].permute(0, 3, 1, 2), (x[..., 5] - x[..., 4]).sigmoid()
 
 
