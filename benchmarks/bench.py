@@ -2,7 +2,7 @@
 
     python benchmarks/bench.py                            # on faces that it draws; a GPU is used where there is one
     python benchmarks/bench.py --dataset_dir data/celeba
-    python benchmarks/bench.py --rows loading,detection   # these alone
+    python benchmarks/bench.py --rows loading,detection   # these alone; or trainings: --rows "facegen_attr,(64)"
     python benchmarks/bench.py --sizes 1000,10000,100000  # make bench-large: a plot of time against size
 
 Ours and the other take turns and medians are compared: a busy machine slows both, so of all numbers the ratios count.
@@ -55,21 +55,25 @@ def parse_args(argv):
     add = parser.add_argument
     add("--dataset_dir", type=Path, help="CelebA, or what common/synthetic.py has drawn (default: draws --count faces)")
     add("--out_dir", type=Path, default=ROOT / "benchmarks/cache/bench", help="what it makes, table.md and bench.json")
-    add("--rows", default="", help=f"these alone, with commas: training, {', '.join(GROUPS)}")
+    add("--rows", default="", help=f"these alone: training, or parts of their names, {', '.join(GROUPS)}")
     add("--seconds", type=float, default=2, help="of measuring, each row and each of its sides (default: 2)")
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--cores", type=int, default=os.cpu_count(), help="of detectors, processes that decode (default: all)")
-    add("--count", type=int, default=800, help="faces to draw (default: 800)")
+    add("--count", type=int, default=2000, help="faces to draw (default: 2000)")
     add("--sizes", type=numbers, default=[1000, 10_000], help="pictures of sets that time is plotted against")
     add("--full", type=int, default=data.FULL, help=f"pictures of the full-size set (default: {data.FULL})")
     add("--steps", type=int, default=60, help="that projection's GAN and encoder are trained on a CPU (default: 60)")
     add("--faces", type=int, default=4, help="that are projected on a CPU (default: 4; on a GPU 64)")
-    add("--face_math", type=Path, help="projection: a trained face_math model, its encoder beside it")
+    add("--face_math", type=Path, help="projection: a trained model, its encoder beside it (the shipped one, if any)")
     add("--peer_python", type=Path, default=detector.PEERS, help="the Python that has the detector's peers")
     args = parser.parse_args(argv)
     args.rows = [name.strip() for name in args.rows.split(",") if name.strip()] or ["training", *GROUPS]
-    if unknown := set(args.rows) - {"training", *GROUPS}:
+    parts = [part for part in args.rows if part not in GROUPS]
+    chosen = {part: [name for name in speed.ROWS if part == "training" or part in name] for part in parts}
+    if unknown := [part for part, names in chosen.items() if not names]:
         raise InputError(f"--rows {','.join(unknown)}: expected some of training,{','.join(GROUPS)}")
+    wanted = {name for names in chosen.values() for name in names}
+    args.trainings = {name: line for name, line in speed.ROWS.items() if name in wanted}
     there = torch.cuda.is_available()
     if args.device == "cuda" and not there:
         raise InputError("--device cuda is not to be had here: cpu is, and auto finds the best")
@@ -99,10 +103,9 @@ def machine(args):
 def measure(args):
     """All rows, in order: those of the trainings as benchmarks/speed.py has them, and those of data.row()."""
     trainings, rows = {}, []
-    if "training" in args.rows:
-        for name, found in speed.measure(args):
-            print(f"{name}: {speed.describe(found)[0]}", file=sys.stderr, flush=True)
-            trainings[name] = found
+    for name, found in speed.measure(args, args.trainings):
+        print(f"{name}: {speed.describe(found)[0]} steps/s", file=sys.stderr, flush=True)
+        trainings[name] = found
     for name in (name for name in GROUPS if name in args.rows):
         start = time.perf_counter()
         try:
@@ -122,7 +125,7 @@ def table(facts, trainings, rows):
         rates = [found["example"] for found in trainings.values()]
         lines += [speed.HEADING]
         lines += [f"| {name} | {' | '.join(speed.describe(found))} |" for name, found in trainings.items()]
-        lines += [f"| {speed.EXAMPLE} | {min(rates):.1f} to {max(rates):.1f} | 1 | | | | |", ""]
+        lines += [f"| {speed.EXAMPLE} | {min(rates):.3g} to {max(rates):.3g} | 1 | | | | |", ""]
         if not facts["gpu"]:
             lines += [f"What the GPU computes of a step needs one: {GPU}", ""]
     if rows:

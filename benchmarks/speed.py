@@ -33,8 +33,8 @@ ROWS = {  # name -> project and flags; in brackets the batch
     "facegen_attr dcgan2 document (32)": "facegen_attr --run train --model dcgan2",
     "facegen_attr dcgan2 best (32)": "facegen_attr --run train --model dcgan2 --recipe best",
     "facegen_attr dcgan5 best (32)": "facegen_attr --run train --model dcgan5 --recipe best",
-    "deep_makeover document (16)": "deep_makeover --run train --epoch 0",
-    "deep_makeover best (8)": "deep_makeover --run train --epoch 0 --recipe best",
+    "deep_makeover document (16)": "deep_makeover --run train --epoch 0 --min_faces 1",
+    "deep_makeover best (8)": "deep_makeover --run train --epoch 0 --min_faces 1 --recipe best",
     "dapgan info_began document (16)": "dapgan --run train",
     "dapgan info_began best (16)": "dapgan --run train --recipe best",
     "dapgan infogan best (32)": "dapgan --run train --model infogan --recipe best",
@@ -187,12 +187,14 @@ def time_example(step, seconds, cuda):
     return steps / (time.perf_counter() - begun)
 
 
-def measure(args, rows=None):
+def measure(args, rows):
     """Yield the name of each row, and what its clock saw, with "example", the example's rate beside it."""
     cuda = torch.cuda.is_available() and args.device != "cpu"
+    if not rows:
+        return
     step = example(torch.device("cuda" if cuda else "cpu"))
     before = time_example(step, args.seconds, cuda)
-    for name, line in (rows or ROWS).items():
+    for name, line in rows.items():
         found = time_training(line, args)
         after = time_example(step, args.seconds, cuda)
         yield name, found | dict(example=(before + after) / 2)
@@ -204,7 +206,7 @@ def describe(found):
     if "rate" not in found:
         return [found.get("error", "failed"), "", "", "", "", ""]
     ms, busy = 1000 / found["rate"], found.get("kernel_ms")
-    cells = [f"{found['rate']:.1f}", f"{found['rate'] / found['example']:.2f}", f"{ms:.2f}"]
+    cells = [f"{found['rate']:.3g}", f"{found['rate'] / found['example']:.2f}", f"{ms:.2f}"]
     if busy is None:
         return [*cells, "", "", ""]
     return [*cells, f"{busy:.2f} ({busy / ms:.0%})", f"{found['kernels']:.0f}", f"{found['peak_mb']:.0f}"]
@@ -227,7 +229,7 @@ def main():
     for name, found in results.items():
         print(f"| {name} | {' | '.join(describe(found))} |")
     rates = [found["example"] for found in results.values()]
-    print(f"\n{EXAMPLE}: {min(rates):.1f} to {max(rates):.1f} steps/s")
+    print(f"\n{EXAMPLE}: {min(rates):.3g} to {max(rates):.3g} steps/s")
     path = args.out_dir / "speed.json"
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(path)

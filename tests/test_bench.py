@@ -13,7 +13,7 @@ import latency
 import scale
 import speed
 
-SMALL = "--count 16 --full 200 --sizes 32,128 --seconds 0.1 --cores 1 --device cpu".split()
+SMALL = "--count 40 --full 200 --sizes 32,128 --seconds 0.1 --cores 1 --device cpu".split()
 ROWS = {
     "loading": ["loading 64 x 64 from 178 x 218 JPEGs, warm records"],
     "detection": [f"detection, {where}" for where in ("in one call", "one by one", "in a photo of 1920 x 1080")],

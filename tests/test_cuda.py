@@ -116,9 +116,9 @@ def test_a_gpus_checkpoint_goes_on_on_a_cpu_and_back(faces, tmp_path):
     assert read_checkpoint(path)["state"]["step"] == 9
 
 
-def test_bf16_trains_and_is_finite(faces, tmp_path, monkeypatch):
+def test_bf16_trains_is_finite_and_says_what_memory_it_took(faces, tmp_path, monkeypatch, capsys):
     losses, _ = run("face_math best", faces, tmp_path, monkeypatch, "--steps", STEPS, "--precision", "bf16")
-    assert losses.isfinite().all()
+    assert losses.isfinite().all() and "MB of GPU memory" in capsys.readouterr().out
 
 
 VERBS = {

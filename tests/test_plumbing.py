@@ -326,3 +326,22 @@ def test_ctrl_c_during_the_imports_leaves_no_traceback():
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors and process.returncode != 0, errors
+
+
+# The script
+
+
+@pytest.mark.parametrize("lost", [torch.OutOfMemoryError(), MemoryError(), RuntimeError("can't allocate memory: 9")])
+def test_out_of_memory_names_the_batch_size_to_try(lost, capsys, monkeypatch):
+    def verb(args):
+        raise lost
+
+    args = argparse.Namespace(run="sample", batch_size=64, restart=False, shipped="", sample_dir=".")
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(SystemExit) as stop:
+        plumbing.run(lambda argv: args, {"sample": verb})
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: out of memory with --batch_size 64: try --batch_size 32\n"
+    lost = RuntimeError("sizes do not fit")  # what is a mistake of the program is shown as one
+    with pytest.raises(RuntimeError, match="do not fit"):
+        plumbing.run(lambda argv: args, {"sample": verb})
