@@ -181,6 +181,8 @@ def main(argv=None):
             rows[f"{stop.title} ({seconds:.0f} s): {told}"] = np.stack([read_image(small) for _, small, _ in shown])
         sections.append(section(stop, command, seconds, wrong, shown, out))
     if not rows:
+        with contextlib.suppress(OSError):
+            out.rmdir()
         raise InputError(f"no project has a model to show: {wrong}")
     save_sheet(out / "tour.png", rows, columns=9)
     seconds = time.monotonic() - began

@@ -175,7 +175,7 @@ def read_flags(parser, argv, defaults, named, uses):
     if shipped:
         file, content = shipped
         found = {flag: content["args"][flag] for flag in ("dataset_name", *named)} | dict(model_path=str(file))
-        first.shipped = f"no model of your own: {file}, which comes with the program, is used; {content['about']}"
+        first.shipped = f"no model of your own fits: {file}, which comes with the program, is used, {content['about']}"
     if found:
         vars(first).update({name: value for name, value in found.items() if name not in given})
         parser.set_defaults(**defaults(first) | found)

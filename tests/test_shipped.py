@@ -240,10 +240,16 @@ def quickly(line):
     return line + " --min_identity 0 --min_quality 0" * ("augment" in line)
 
 
-def test_a_tour_without_a_face_or_a_model_ends_in_one_line(tmp_path, monkeypatch):
+def test_a_tour_without_a_face_or_a_model_ends_in_one_line(tmp_path, home, monkeypatch):
     Image.new("RGB", (90, 80), (90, 90, 90)).save(tmp_path / "grey.png")
     with pytest.raises(InputError, match="no face found in .*grey.png"):
         tour.main(["--photo", str(tmp_path / "grey.png"), "--out_dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(tour, "MODELS", tmp_path)
+    monkeypatch.setattr(tour, "STOPS", tour.STOPS[:1])
+    monkeypatch.setattr(importlib.import_module("hyperencoder.main").plumbing, "PROJECT", tmp_path / "hyperencoder")
+    with pytest.raises(InputError, match="no project has a model to show: no model.*train first"):
+        tour.main(["--photo", str(home / "me.jpg"), "--out_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
