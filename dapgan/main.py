@@ -46,22 +46,23 @@ from dapgan.vary import draw_sheet, sample, vary
 INFOGAN = dict(
     hidden=64, batch_size=64, learning_rate=0.0002, beta1=0.5, decay_every=0, reconstruction="msssim", gamma=0.5,
     lambda_k=0.001, lambda_code=1.0, lambda_noise=1.0, lambda_rec=0.0, lambda_digit=0.0, flip=False, deform=False,
-    diff_augment=False, show_ema=False, d_batch_norm=True, d_rate=1.0, lambda_r1=0.0, taper=False, depth=2,
+    diff_augment=False, show_ema=False, d_batch_norm=True, d_rate=1.0, beta2=0.999, lambda_r1=0.0, taper=False, depth=2,
 )  # fmt: skip
 BEGAN = INFOGAN | dict(hidden=128, batch_size=16, learning_rate=0.0001, lambda_code=0.1, lambda_noise=0.0)
 BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, flip=True, show_ema=True)
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=2.0, diff_augment=True)
-BEST_INFOGAN |= dict(d_batch_norm=False, d_rate=2.0, lambda_r1=0.1)
+BEST_INFOGAN |= dict(d_batch_norm=False, d_rate=0.5, beta2=0.99, lambda_r1=0.1)  # why: face_math's README, Results
 BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=2000)
 BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=2.0)
 RECIPES = {
     "document": dict(infogan=INFOGAN, began=BEGAN, info_began=BEGAN),
     "best": dict(infogan=BEST_INFOGAN, began=BEST_BEGAN, info_began=BEST_INFO_BEGAN),
 }
-FACTS = ("d_batch_norm", "d_rate", "lambda_r1", "taper", "depth")  # of a recipe, for each model
+FACTS = ("d_batch_norm", "d_rate", "beta2", "lambda_r1", "taper", "depth")  # of a recipe, for each model
 # The best for digits, which are neither mirrored nor recoloured, but slanted and stretched.
 DIGITS = dict(hidden=32, batch_size=64, learning_rate=0.0005, lambda_noise=0.1, lambda_rec=0.0)
 DIGITS |= dict(flip=False, deform=True, diff_augment=False, show_ema=True)
+DIGIT_READER = dict(lambda_digit=1.0, d_rate=2.0, beta2=0.999)  # infogan
 TRAIN_SIZE = dict(document="0.5", best="1.0")
 PREDICTORS = dict(  # of --run train_predictor
     document=dict(learning_rate=0.002, lambda_code=0.0, lambda_noise=0.0),
@@ -148,7 +149,7 @@ def defaults(first):
     if first.data != "celeba":
         chosen |= dict(image_size=32, dataset_name=first.data)
         if first.recipe == "best":
-            chosen |= DIGITS | dict(lambda_digit=float(first.model == "infogan"))
+            chosen |= DIGITS | (DIGIT_READER if first.model == "infogan" else {})
     if first.run == "train_predictor":
         chosen |= PREDICTORS[first.recipe]
     return chosen
@@ -247,8 +248,9 @@ def train(args):
     gan = make_gan(args, device, autocast)
     ema = with_ema(gan)
     shown = ema if args.show_ema else gan
-    g_optimizer = make_adam(gan.generator.parameters(), args.learning_rate, args.beta1)
-    d_optimizer = make_adam(gan.discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
+    g_optimizer = make_adam(gan.generator.parameters(), args.learning_rate, args.beta1, args.beta2)
+    d_rate = args.learning_rate * args.d_rate
+    d_optimizer = make_adam(gan.discriminator.parameters(), d_rate, args.beta1, args.beta2)
 
     # Logbook
     about = f"{len(rows)} training and {len(x_real)} validation pictures"

@@ -40,8 +40,8 @@ def train_filler(args):
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
     parameters = [*encoder.parameters(), *generator.parameters()]
-    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1)
-    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
+    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1, args.beta2)
+    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1, args.beta2)
 
     # Logbook
     parts = networks | {f"ema_{name}": ema for name, ema in emas.items()}

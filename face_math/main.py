@@ -43,19 +43,21 @@ from face_math.trained import say_outdated
 # ---------------------------------------------------------------------------------------------------------------------
 # Flags
 
-RECIPES = {  # what --recipe sets; each but g_steps is a flag of its own, and a flag that is given wins
+# What --recipe sets; each but g_steps and beta2 is a flag of its own, and a flag that is given wins. A D without batch
+# norm explodes where its rate is high for its width, and Adam's long memory (beta2) makes that last (README, Results).
+RECIPES = {
     "document": dict(
-        kernel=5, d_batch_norm=True, g_steps=2, learning_rate=0.0002, beta1=0.5, d_rate=1.0, flip=False,
+        kernel=5, d_batch_norm=True, g_steps=2, learning_rate=0.0002, beta1=0.5, beta2=0.999, d_rate=1.0, flip=False,
         diff_augment=False, lambda_r1=0.0, lambda_rec=0.0, show_ema=False,
     ),
     "best": dict(
-        kernel=4, d_batch_norm=False, g_steps=1, learning_rate=0.0005, beta1=0.5, d_rate=2.0, flip=True,
+        kernel=4, d_batch_norm=False, g_steps=1, learning_rate=0.0005, beta1=0.5, beta2=0.99, flip=True,
         diff_augment=True, lambda_r1=0.1, lambda_rec=2.0, show_ema=True,
     ),
 }  # fmt: skip
 # Further trainings' own: of an encoder or a VAE, and of a filler.
 CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True, lambda_rec=20.0)
-FILLER = dict(CODERS, learning_rate=0.0003, beta1=0.5, d_rate=2.0, diff_augment=True, lambda_r1=0.1, lambda_rec=10.0)
+FILLER = dict(CODERS, learning_rate=0.0003, beta1=0.5, beta2=0.99, diff_augment=True, lambda_r1=0.1, lambda_rec=10.0)
 
 
 def names_of(text):
@@ -84,6 +86,8 @@ def defaults(first):
     which = first.search or ("best" if getattr(first, "shipped", "") else "document")
     search = SEARCHES[which]
     chosen = search | RECIPES[first.recipe]
+    if first.recipe == "best":  # the rate that D can stand falls with the channels that a weight sums over
+        chosen["d_rate"] = min(1.0, 32 / first.width)
     if first.run == "train_filler":
         chosen |= FILLER
     elif first.run in ("train_encoder", "train_vae"):
@@ -129,7 +133,7 @@ def parse_args(argv=None):
     add("--d_batch_norm", **SWITCH, help="in discriminator and encoder (document: True, best: False)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=25, batch_size=64).add_argument
-    add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (document: 1, best: 2)")
+    add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (1; best: 32 / width, 1 at most)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
     add("--diff_augment", **SWITCH, help="the discriminator sees all augmented (document: False, best: True)")
     add("--lambda_r1", type=plumbing.weight, help="gradient penalty on real pictures (document: 0, best: 0.1)")
@@ -184,8 +188,8 @@ def train(args):
     emas = {name: make_ema(network) for name, network in learners.items()}
     shown = emas if args.show_ema else learners
     parameters = [parameter for network in learners.values() for parameter in network.parameters()]
-    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1)
-    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1)
+    g_optimizer = make_adam(parameters, args.learning_rate, args.beta1, args.beta2)
+    d_optimizer = make_adam(discriminator.parameters(), args.learning_rate * args.d_rate, args.beta1, args.beta2)
 
     # Logbook
     networks = learners | dict(discriminator=discriminator) | {f"ema_{name}": ema for name, ema in emas.items()}
