@@ -118,7 +118,7 @@ def write_card(file, training, command, minutes):
     flags, project = content["args"], content["project"]
     digits = flags.get("data", "celeba") in ("digits", "mnist")
     rows = {
-        "what": f"{project}, {flags['run']}, {flags.get('recipe')} recipe; tensors alone, in half precision or 8 bits",
+        "what": f"{project}, {flags['run']}, {flags.get('recipe')} recipe; tensors alone, matrices in 8 bits",
         "command": f"`python {project}/main.py --dataset_dir D {training}`",
         "data": content["about"],
         "seed": flags["seed"],

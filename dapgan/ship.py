@@ -20,13 +20,13 @@ def ship(args):
     _, content = find_model(args, run_name(args))
     networks = {name: content[shown_part(content, name)] for name in ("generator", "discriminator")}
     path = out / f"{args.model if faces else 'digits'}.pt"
-    write_shipped(path, content, networks, about, bytewise=True, **state)
+    write_shipped(path, content, networks, about, **state)
     if gan.predictor is not None:
         content = find_predictor(args)[1]
-        kept = unpacked(packed(networks["generator"]["fc.weight"], bytewise=True))  # which the predictor has to know
+        kept = unpacked(packed(networks["generator"]["fc.weight"]))  # which the predictor has to know
         content["args"]["inverts"] = version_of({"fc.weight": kept})
         weights = content[shown_part(content, "predictor")]
-        write_shipped(path.with_stem(f"{path.stem}_predictor"), content, {"predictor": weights}, about, bytewise=True)
+        write_shipped(path.with_stem(f"{path.stem}_predictor"), content, {"predictor": weights}, about)
 
 
 def about_digits(args):
@@ -47,5 +47,5 @@ def known_faces(args, gan):
 def smaller(numbers):
     """Tensors in a dict, at any depth, on the CPU and matrices in half precision."""
     if torch.is_tensor(numbers):
-        return packed(numbers.cpu())
+        return numbers.half().cpu() if numbers.dim() > 1 else numbers.cpu()
     return {name: smaller(x) for name, x in numbers.items()} if isinstance(numbers, dict) else numbers

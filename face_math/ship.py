@@ -27,10 +27,10 @@ def ship(args):
             names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
         networks = {name: content[shown_part(content, name)] for name in names}
         if not part:  # what is beside it has to know the weights that are written
-            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"], bytewise=True))})
+            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"]))})
         elif "inverts" in content["args"]:
             content["args"]["inverts"] = version
-        write_shipped(out / f"gan{part}.pt", content, networks, about, bytewise=True)
+        write_shipped(out / f"gan{part}.pt", content, networks, about)
     args.attributes = [*MAIN, "Turn"]
     try:
         write_vectors(args, model, out / "gan_vectors.pt", about, version)

@@ -513,18 +513,18 @@ def read_checkpoint(path, mmap=False):
     return content
 
 
-def write_shipped(path, content, networks, about, bytewise=False, **state):
+def write_shipped(path, content, networks, about, **state):
     """Write a small model file, which can come with the program, from the content of a large one.
 
-    networks: name -> weights, there in half precision or, bytewise, in 8 bits, each row with a scale of its own. about:
-    what it was trained on. state: tensors, numbers and texts that verbs need beside them, no pictures. InputError: it
-    would be larger than such files may be.
+    networks: name -> weights, there in 8 bits, each row with a scale of its own. about: what it was trained on. state:
+    tensors, numbers and texts that verbs need beside them, no pictures. InputError: it would be larger than such files
+    may be.
     """
     flags = content["args"] | dict(dataset_name=SHIPPED, name=path.stem)
     small = {"format": FORMAT, "project": PROJECT.name, "about": about, "args": flags}
     small["state"] = dict(step=content["state"].get("step", 0), **state)
     for name, weights in networks.items():
-        small[name] = {key: packed(x, bytewise) for key, x in weights.items()}
+        small[name] = {key: packed(x) for key, x in weights.items()}
     size = bytes_of(small)
     if size > MOST_SHIPPED:
         most = f"{MOST_SHIPPED / 1e6:.0f} at most: train a narrower one"
@@ -541,12 +541,10 @@ def bytes_of(content):
     return sum(map(bytes_of, content.values())) if isinstance(content, dict) else 0
 
 
-def packed(x, bytewise=False):
+def packed(x):
     """A tensor as `write_shipped` writes it; what is no matrix, such as batch norm's statistics, stays as it is."""
     if not x.is_floating_point() or x.dim() < 2:
         return x
-    if not bytewise:
-        return x.half()
     scale = x.float().abs().flatten(1).amax(1).clamp(min=1e-12) / 127
     return {"int8": (x.float() / scale.view(-1, *[1] * (x.dim() - 1))).round().char(), "scale": scale}
 

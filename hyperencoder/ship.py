@@ -14,4 +14,4 @@ def ship(args):
     state = {name: content["state"].get(name) for name in ("people", "means", "validation_errors")}
     state = {name: value for name, value in state.items() if value is not None}
     out = output_folder(args, place(args, "samples", run_name(args)))
-    write_shipped(out / f"{flags['recipe']}.pt", content, {"model": content[part]}, about, bytewise=True, **state)
+    write_shipped(out / f"{flags['recipe']}.pt", content, {"model": content[part]}, about, **state)

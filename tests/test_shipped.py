@@ -205,15 +205,14 @@ def test_ones_own_model_comes_first(home, ask, tmp_path):
     assert code == 0 and "no model of your own" not in said and "mine_32_best.pt" in said
 
 
-def test_weights_survive_in_half_precision_and_in_eight_bits():
+def test_weights_survive_in_eight_bits():
     """Matrices within half a step of their row's largest number; what is no matrix exactly."""
     from hyperencoder.plumbing import packed, unpacked
 
     x = torch.randn(5, 3, 4, 4) * torch.tensor([1e-3, 1, 100, 1, 0]).view(5, 1, 1, 1)
     assert torch.equal(unpacked(packed(x[0, 0, 0])), x[0, 0, 0])
-    assert (unpacked(packed(x)) - x).abs().max() < 0.1 and unpacked(packed(x)).dtype == torch.float32
-    small = packed(x, bytewise=True)
-    assert small["int8"].dtype == torch.int8
+    small = packed(x)
+    assert small["int8"].dtype == torch.int8 and unpacked(small).dtype == torch.float32
     steps = x.flatten(1).abs().amax(1) / 127
     assert ((unpacked(small) - x).flatten(1).abs().amax(1) <= steps * 0.501 + 1e-12).all()
 
