@@ -109,7 +109,9 @@ def measure(args):
     for name in (name for name in GROUPS if name in args.rows):
         start = time.perf_counter()
         try:
-            rows += GROUPS[name](args)
+            for row in GROUPS[name](args):
+                rows.append(row)
+                print(f"{row['row']}: {row['ours']} {row['unit']}, {row['theirs']}", file=sys.stderr, flush=True)
         except Exception as error:  # the other rows are still wanted
             rows.append(data.row(name, f"failed: {' '.join(str(error).split())[:200]}", "") | {"failed": True})
         print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)

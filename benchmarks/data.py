@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -120,14 +119,19 @@ def loading(args):
 def index(args):
     """The index of the full-size set beside the reader of torchvision's CelebA, and how much memory it takes."""
     folder = link_set(args.out_dir / f"set_{args.full}", args.pictures[:1], args.full)
-    command = [sys.executable, __file__, "--index", folder, "--seconds", args.seconds]
-    found = json.loads(subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True).stdout)
+    found = child("--index", folder, "--seconds", args.seconds)
     mine, theirs = found["seconds"]
     yield row(
         f"index of {args.full:,} pictures", f"{mine:.2f}", "s", "torchvision.datasets.CelebA's reader", f"{theirs:.2f}",
         theirs / mine, "2 s",
     )  # fmt: skip
     yield row("memory that it takes", f"{found['memory']:.0f}", "MB", reach="300 MB")
+
+
+def child(*flags):
+    """What this file tells in a process of its own."""
+    command = list(map(str, [sys.executable, __file__, *flags]))
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def index_here(folder, seconds):
@@ -158,10 +162,8 @@ def memory(args):
     """What a process takes while batches are drawn from few and from many records."""
     found = []
     for count in (min(8000, args.full), args.full):
-        command = [sys.executable, __file__, "--memory", args.out_dir / f"{count}.npy", "--count", count]
-        command += ["--device", args.device, "--seconds", max(args.seconds, 4 if count > 8000 else 0)]
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout))
+        flags = ["--memory", args.out_dir / f"{count}.npy", "--count", count, "--device", args.device]
+        found.append(child(*flags, "--seconds", 2 * args.seconds))
     few, many = found
     name = f"memory, batches drawn from {args.full:,} records"
     peer = f"from {few['count']:,}"
@@ -245,18 +247,22 @@ def timed(call):
     return time.perf_counter() - start
 
 
-if __name__ == "__main__":
+def main(argv=None):
+    """What child() asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--index", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--count", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    cv2.setNumThreads(1)
+    args = parser.parse_args(argv)
     if args.index:
         index_here(args.index, args.seconds)
     elif args.memory:
         memory_here(args.memory, args.count, args.device, args.seconds)
     else:
         parser.error("its rows are those of benchmarks/bench.py")
+
+
+if __name__ == "__main__":
+    main()

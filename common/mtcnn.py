@@ -271,7 +271,8 @@ def suppress(boxes, scores, threshold, of_smaller=False):
         shared = width.clip(0) * height.clip(0)
         ours, theirs = area[start:end, None], area[:end]
         whole = np.minimum(ours, theirs) if of_smaller else ours + theirs - shared
-        kept.append(~np.tril(shared > threshold * whole, start - 1).any(1))
+        worse = np.arange(start, start + len(part))[:, None] > np.arange(better.shape[1])
+        kept.append(~(worse & (shared > threshold * whole)).any(1))
     return order[np.concatenate(kept)]
 
 
