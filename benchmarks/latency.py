@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import detector
 from data import row
 from request import milliseconds
-from speed import alternate
+from speed import alternate, signals_kept
 
 from common.photos import read_image
 
@@ -72,7 +72,7 @@ def quietly(main, flags):
     """Call a project's main; what it has printed. RuntimeError: it ends in an error."""
     told = io.StringIO()
     try:
-        with contextlib.redirect_stdout(told):
+        with signals_kept(), contextlib.redirect_stdout(told):
             main(list(map(str, flags)))
     except SystemExit as stop:
         raise RuntimeError(f"{' '.join(map(str, flags[:2]))} ends with exit code {stop.code}") from None

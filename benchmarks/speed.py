@@ -8,9 +8,11 @@ networks, losses and optimizers, written here anew) is measured before and after
 """
 
 import argparse
+import contextlib
 import importlib
 import json
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -59,6 +61,18 @@ def alternate(seconds, *calls, least=3):
                 torch.cuda.synchronize()
             mine.append(time.perf_counter() - start)
     return list(map(statistics.median, times))
+
+
+@contextlib.contextmanager
+def signals_kept():
+    """Ctrl-C and SIGTERM end this program again, once a training, which only stops itself at them, is over."""
+    names = signal.SIGTERM, signal.SIGINT
+    before = [signal.getsignal(name) for name in names]
+    try:
+        yield
+    finally:
+        for name, handler in zip(names, before, strict=True):
+            signal.signal(name, handler)
 
 
 class EnoughError(BaseException):
@@ -120,7 +134,9 @@ def time_training(line, args):
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     try:
-        script.main([*what, *where, *never, *flags])
+        with signals_kept():
+            script.main([*what, *where, *never, *flags])
+        raise KeyboardInterrupt  # it was asked to stop
     except EnoughError:
         pass
     except SystemExit as stop:
