@@ -3,12 +3,15 @@
     python deep_makeover/main.py --dataset_dir data/celeba --run train --recipe best
     python benchmarks/makeover.py --dataset_dir data/celeba
 
-For the test faces of the model's source side, three candidates side by side: the makeover; the picture itself (keeps
-the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each is read
-by the attribute judge of benchmarks/quality.py, and dlib's face embedding says whether it is still the same person;
-rates with 95% intervals (Wilson). Beside them: which kinds of faces it fails with, how well target faces are left as
-they are, how much of the rest of the attributes is read otherwise than before, and the speed. Packages: pip install -r
-requirements-bench.txt
+What a person sees is judged: the made-over face is put back into CelebA's aligned picture, as --run inference does, and
+of that the square of 178 pixels is taken, with hair and background. For the test faces of the model's source side,
+three candidates side by side: the makeover; the picture itself (keeps the person, changes nothing); and a random test
+face of the target side (changes all, and the person too). Each is read by two readers that share nothing, the
+attribute judge of benchmarks/quality.py and a logistic regression on EfficientNet-Lite0's features, dlib's face
+embedding says whether it is still the same person (rates with 95% intervals, Wilson's), and KID-EffNet how far the
+whole set is from real pictures of the target side. Beside them: which kinds of faces it fails with, how well target
+faces are left as they are, how much of the rest of the attributes is read otherwise than before, and the speed.
+Packages: pip install -r requirements-bench.txt
 """
 
 import argparse
@@ -19,16 +22,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import quality
 
-from common.celeba import ATTRIBUTES, CROPS, CelebA, attribute_indices, pack, parse_condition
+from common.celeba import ATTRIBUTES, CROPS, HEIGHT, WIDTH, CelebA, attribute_indices, pack, parse_condition
+from common.mtcnn import paste, rescale, soft_box, warp
 from common.photos import InputError
-from deep_makeover.loading import MODES, run_name, sides
+from deep_makeover.loading import MODES, load_model, make_over, read_box, run_name, sides
 from deep_makeover.main import parse_args
-from deep_makeover.measure import test
+from deep_makeover.measure import request_of, test
 from deep_makeover.plumbing import place
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
@@ -47,7 +52,51 @@ def show(rate, count):
     return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
 
 
-def main(argv=None):
+def whole(model, options, pictures):
+    """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted."""
+    generator, device, autocast, *_ = model
+    box, size = read_box(options.box, options.scale)
+    matrix, weight = rescale(np.eye(2, 3), box, size), soft_box(size)
+    faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
+    x, made = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in make_over(generator, faces, device, autocast))
+    return np.stack([paste(*row, weight) for row in zip(pictures, made, [matrix] * len(x), x, strict=True)])
+
+
+def square(pictures):
+    """The square of 178 pixels of aligned pictures (N, 218, 178, 3)."""
+    x, y, width, height = CROPS["square"]
+    return pictures[:, y : y + height, x : x + width]
+
+
+def second_reader(features, args, columns, count=3000):
+    """A logistic regression on EfficientNet-Lite0's features of `count` training faces: (N, 1280) -> (N, A) bool."""
+    records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["square"], (64, 64), progress=False)
+    rows = records.rows("train")[:count]
+    path = args.cache_dir / f"second_reader_{records.path.stem}_{len(rows)}.pt"
+    if not path.exists():
+        torch.save(features(records.images[rows]), path)
+    x, wanted = torch.load(path, weights_only=True), torch.from_numpy(records.attributes[rows][:, columns] > 0).float()
+    mean, spread = x.mean(0), x.std(0) + 1e-3
+    x = (x - mean) / spread
+    weights = torch.zeros(x.shape[1] + 1, len(columns), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+    balance = (1 - wanted.mean(0)) / wanted.mean(0).clamp_min(1e-3)  # a rare side counts as much as a frequent one
+
+    def loss():
+        optimizer.zero_grad()
+        logits = x @ weights[1:] + weights[0]
+        value = (
+            F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=balance) + 0.01 * weights[1:].square().sum()
+        )
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    weights = weights.detach()
+    return lambda made: (made - mean) / spread @ weights[1:] + weights[0] > 0
+
+
+def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset_dir", required=True, help="what the model was trained on")
     parser.add_argument("--train_mode", choices=MODES, default="mtf", help="of the model")
@@ -55,76 +104,128 @@ def main(argv=None):
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
-    parser.add_argument("--size", type=int, default=100, help="height to judge at (default: 100)")
     parser.add_argument("--out_dir", type=Path, default=ROOT / "benchmarks/cache/makeover", help="for the pictures")
     parser.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache", help="keeps the judge")
     parser.add_argument("--json", type=Path, help="write the numbers to this file as well")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
-    embed = quality.load_identity("makeover")  # first: what is missing is said before any work
+
+def run_test(args):
+    """`deep_makeover --run test` on the model. Returns its flags, what is asked for, and its metrics."""
     flags = {
         name: getattr(args, name) for name in ("dataset_dir", "train_mode", "recipe", "source", "target", "model_path")
     }
     flags |= dict(run="test", out_dir=args.out_dir / "pictures", sample_dir=args.out_dir, overwrite=True)
     flags |= dict(record_dir=args.cache_dir / "records")
     options = parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
-    folder = args.out_dir / "pictures"
-    for old in folder.glob("*/*.png"):  # of another model
+    for old in Path(options.out_dir).glob("*/*.png"):  # of another model
         old.unlink()
     test(options)
     metrics = json.loads((place(options, "samples", run_name(options)) / "metrics.json").read_text())
+    return options, parse_condition(request_of(options.source, options.target)), metrics
 
-    _, _, width, height = CROPS["makeover"]
-    size = (args.size, round(args.size * width / height))
-    records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["makeover"], size, progress=False)
-    how = argparse.Namespace(crop="makeover", epoch=12, cache_dir=args.cache_dir)
-    judge, thresholds, judge_hash = quality.load_judge(how, records, size)
-    real = records.rows("test")
-    truth = torch.from_numpy(records.attributes[real] > 0)
-    read = quality.logits_of(judge, records.images[real]) > thresholds
-    rows = quality.read_manifest(folder / "manifest.tsv", folder)
-    request = parse_condition(rows[0]["request"])
-    columns = {name: ATTRIBUTES.index(name) for name in request}
-    accuracy = {name: quality.balanced(read[:, i], truth[:, i]) for name, i in columns.items()}
-    right = ", ".join(f"{name} {value:.3f}" for name, value in accuracy.items())
-    print(f"judge {judge_hash}, {size[1]} x {size[0]}, balanced accuracy on {len(real)} real test faces: {right}")
 
-    paths = {kind: sorted((folder / kind).glob("*.png")) for kind in ("source", "made", "target")}
-    order = np.random.default_rng(0).integers(len(paths["target"]), size=len(paths["source"]))
-    paths["target"] = [paths["target"][i] for i in order]
-    full = {kind: quality.read_pictures(files) for kind, files in paths.items()}
-    small = {kind: quality.read_pictures(files, size) for kind, files in paths.items()}
-    others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
-    before = quality.logits_of(judge, small["source"]) > thresholds
-    kinds = records.attributes[sides(options, records, "test")[0]] > 0
-    numbers = {"judge": accuracy, "request": request, "test": metrics, "groups": {}}
-    print(
-        f"{len(rows)} test faces, {options.source}, asked to be {rows[0]['request']}; read as such, the same person "
-        f"(dlib, {quality.SAME_PERSON}), others of {len(others)} attributes read anew:"
+class Judges:
+    """All who judge pictures (N, 178, 178, 3) uint8, for the attributes that are asked for."""
+
+    def __init__(self, args, request):
+        self.embed = quality.load_identity("square")
+        self.read = quality.load_reader(args.dataset_dir, args.cache_dir)
+        self.features, _ = quality.load_features()
+        self.columns = attribute_indices(list(request))
+        self.wanted = torch.tensor([value == 1 for value in request.values()])
+        self.others = attribute_indices([name for name in OTHERS.split(",") if name not in request])
+        self.second = None
+        if self.features is not None:
+            self.second = second_reader(self.features, args, self.columns)
+
+    def see(self, pictures):
+        """EfficientNet-Lite0's features (N, 1280), as quality.py takes them, or None."""
+        return None if self.features is None else self.features(quality.resized(pictures, (64, 64)))
+
+    def readings(self, pictures, seen):
+        """What each reader says of the attributes asked for: {name: (N, A) bool}."""
+        first = {"judge": self.read(pictures)[:, self.columns]}
+        return first | ({} if self.second is None else {"second reader": self.second(seen)})
+
+
+def judge_kind(judges, pictures, source, goal):
+    """Numbers of one set of candidates for the source pictures, beside the features `goal` of target pictures."""
+    seen, before = judges.see(pictures), judges.read(source)
+    readings = judges.readings(pictures, seen)
+    hits = {name: (reading == judges.wanted).all(1) for name, reading in readings.items()}
+    row = dict(n=len(pictures), read={name: hit.float().mean().item() for name, hit in hits.items()})
+    row["others"] = (judges.read(pictures)[:, judges.others] != before[:, judges.others]).float().mean().item()
+    if judges.embed is not None:
+        distance = (judges.embed(pictures) - judges.embed(source)).norm(dim=1)
+        near = (distance < quality.SAME_PERSON).float().mean().item()
+        row |= dict(distance=distance.mean().item(), same_person=near)
+    if seen is not None:
+        row["kid"], row["kid_std"] = quality.kid(seen, goal, min(len(seen), len(goal), 150))
+    return row, hits["judge"]
+
+
+def tell(label, row):
+    """One line about one set of candidates."""
+    told = [f"  {label:22} read {' / '.join(show(rate, row['n']).strip() for rate in row['read'].values())}"]
+    if "same_person" in row:
+        told.append(f"same person {show(row['same_person'], row['n'])} (distance {row['distance']:.3f})")
+    if "kid" in row:
+        told.append(f"KID-EffNet to the target {row['kid']:.1f} +- {row['kid_std']:.1f}")
+    print("; ".join([*told, f"others {row['others']:.1%}"]))
+
+
+def main(argv=None):
+    args = parse(argv)
+    for package in ("dlib", "efficientnet_lite_pytorch"):  # what is missing is said before any work
+        quality.need(package)
+    options, request, metrics = run_test(args)
+    records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["full"], (HEIGHT, WIDTH), progress=False)
+    rows = sides(options, records, "test")
+    judges = Judges(args, request)
+    source, made, target = (
+        square(pictures)
+        for pictures in (
+            records.images[rows[0]],
+            whole(load_model(options), options, records.images[rows[0]]),
+            records.images[rows[1]],
+        )
     )
-    embeddings = {}
-    for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
-        after = quality.logits_of(judge, small[kind]) > thresholds
-        hit = torch.stack([after[:, columns[name]] == bool(value) for name, value in request.items()]).all(0)
-        anew = (after[:, others] != before[:, others]).float().mean().item()
-        row = dict(n=len(hit), read=hit.float().mean().item(), others=anew)
-        if embed is not None:
-            embeddings[kind] = embed(full[kind])
-            distance = (embeddings[kind] - embeddings["source"]).norm(dim=1)
-            near = (distance < quality.SAME_PERSON).float().mean().item()
-            row |= dict(distance=distance.mean().item(), same_person=near)
-        numbers[kind] = row
-        if kind == "made":
-            for name in GROUPS:
-                for value in (0, 1):
-                    group = kinds[:, ATTRIBUTES.index(name)] == bool(value)
-                    if group.sum() >= 10 and not group.all():
-                        rate = hit[torch.from_numpy(group)].float().mean().item()
-                        numbers["groups"][f"{name}={value}"] = dict(n=int(group.sum()), read=rate)
-        same = f"same person {show(row['same_person'], row['n'])} (distance {row['distance']:.3f}), " if embed else ""
-        print(f"  {label:22} read {show(row['read'], row['n'])}  {same}others {row['others']:.1%}")
-    if embed is not None:
-        strangers = (embeddings["made"] - embeddings["source"].roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
+
+    test_rows = records.rows("test")
+    there, truth = square(records.images[test_rows]), torch.from_numpy(records.attributes[test_rows] > 0)
+    numbers = {"request": request, "test": metrics, "readers": {}, "groups": {}}
+    for name, reading in judges.readings(there, judges.see(there)).items():
+        columns = enumerate(judges.columns)
+        accuracy = [quality.balanced(reading[:, i], truth[:, column]) for i, column in columns]
+        numbers["readers"][name] = dict(zip(request, accuracy, strict=True))
+        right = ", ".join(f"{attribute} {value:.3f}" for attribute, value in numbers["readers"][name].items())
+        print(f"{name}: balanced accuracy on {len(there)} real test faces: {right}")
+
+    asked = ",".join(f"{name}={value}" for name, value in request.items())
+    readers = " and ".join(numbers["readers"])
+    print(f"{len(source)} test faces, {options.source}, asked to be {asked}: read as such by {readers},")
+    print(f"the same person (dlib, {quality.SAME_PERSON}), others of {len(judges.others)} attributes read anew:")
+    goal, kinds = judges.see(target), records.attributes[rows[0]] > 0
+    order = np.random.default_rng(0).integers(len(target), size=len(source))
+    for kind, label, pictures in (
+        ("source", "the picture itself", source),
+        ("made", "made over", made),
+        ("target", "a random target face", target[order]),
+    ):
+        numbers[kind], hit = judge_kind(judges, pictures, source, goal)
+        tell(label, numbers[kind])
+        for column, name in ((ATTRIBUTES.index(name), name) for name in GROUPS) if kind == "made" else ():
+            for value in (0, 1):
+                group = torch.from_numpy(kinds[:, column] == bool(value))
+                if group.sum() >= 10 and not group.all():
+                    rate = hit[group].float().mean().item()
+                    numbers["groups"][f"{name}={value}"] = dict(n=int(group.sum()), read=rate)
+    if goal is not None and (half := len(goal) // 2) > 1:
+        numbers["kid_floor"] = quality.kid(goal[:half], goal[half:], half)[0]
+        print(f"  KID-EffNet of two halves of the {len(goal)} target faces: {numbers['kid_floor']:.1f}")
+    if judges.embed is not None:
+        strangers = (judges.embed(made) - judges.embed(source).roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
         numbers["strangers"] = row = dict(n=len(strangers), same_person=strangers.float().mean().item())
         taken = show(row["same_person"], row["n"])
         print(f"  strangers (made over against the next source) are taken for the same person in {taken}")

@@ -221,18 +221,21 @@ def made_over(bench, mode):
     file, out = bench.model(f"deep_makeover/{mode}"), bench.out / "deep_makeover" / mode
     out.mkdir(parents=True, exist_ok=True)
     line = dict(dataset_dir=bench.data, train_mode=mode, model_path=file, out_dir=out, cache_dir=bench.cache)
-    line |= dict(json=out / "numbers.json", size=50)
+    line |= dict(json=out / "numbers.json")
     finish(makeover.main, [f"--{name}={value}" for name, value in line.items()])
     numbers, rows = json.loads((out / "numbers.json").read_text()), []
     for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
         row = numbers[kind]
         same = makeover.show(row["same_person"], row["n"]) if "same_person" in row else "not measured"
-        rows.append([label, makeover.show(row["read"], row["n"]), same, f"{row['others']:.1%}"])
+        read = " / ".join(makeover.show(rate, row["n"]).strip() for rate in row["read"].values())
+        near = f"{row['kid']:.1f} +- {row['kid_std']:.1f}" if "kid" in row else "not measured"
+        rows.append([label, read, same, near, f"{row['others']:.1%}"])
     decibels = numbers["test"]["psnr_of_target_faces"]
-    rows.append(["target faces, made over", f"kept at {decibels:.1f} dB", "", ""])
+    rows.append(["target faces, made over", f"kept at {decibels:.1f} dB", "", "", ""])
     return Table(f"deep_makeover: {mode}, {numbers['source']['n']} test faces",
-                 f"python benchmarks/makeover.py --dataset_dir D --train_mode {mode} --size 50",
-                 ["", "read as the target", "the same person", "others read anew"], rows)  # fmt: skip
+                 f"python benchmarks/makeover.py --dataset_dir D --train_mode {mode}",
+                 ["", "read as the target, by " + " / ".join(numbers["readers"]), "the same person",
+                  "KID-EffNet x 1000 to the target", "others read anew"], rows)  # fmt: skip
 
 
 def recovered(bench):
