@@ -899,6 +899,6 @@ def test_files_that_are_none_of_this_project(content, trained, faces, tmp_path, 
 def test_the_page_needs_gradio(trained, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.delitem(sys.modules, "facegen_attr.web", raising=False)
-    flags = ["--dataset_name", "faces", *SMALL, *places(trained[0]), "--run=refine", "--web"]
+    flags = ["--dataset_name", "faces", *SMALL, *places(trained[0]), "--model=dcgan2", "--run=refine", "--web"]
     assert call(*flags) == 2
     assert "pip install -r requirements-web.txt" in capsys.readouterr().err
