@@ -908,7 +908,8 @@ def run(parse_args, verbs, argv=None):
         cpu = "can't allocate memory" in str(error) or isinstance(error, MemoryError)
         if not cpu and not isinstance(error, torch.OutOfMemoryError):
             raise
-        sys.exit(fail(f"out of memory with --batch_size {args.batch_size}: try --batch_size {args.batch_size // 2}"))
+        less = f": try --batch_size {args.batch_size // 2}" if args.batch_size > 1 else ""
+        sys.exit(fail(f"out of memory with --batch_size {args.batch_size}{less}"))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
