@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.photos import InputError
 
+SIDES = "--min_faces 1 --source Male=1 --target Male=0"  # which a few drawn faces have
 ROWS = {  # name -> project and flags; in brackets the batch
     "face_math document (64)": "face_math --run train",
     "face_math best (64)": "face_math --run train --recipe best",
@@ -35,8 +36,8 @@ ROWS = {  # name -> project and flags; in brackets the batch
     "facegen_attr dcgan2 document (32)": "facegen_attr --run train --model dcgan2",
     "facegen_attr dcgan2 best (32)": "facegen_attr --run train --model dcgan2 --recipe best",
     "facegen_attr dcgan5 best (32)": "facegen_attr --run train --model dcgan5 --recipe best",
-    "deep_makeover document (16)": "deep_makeover --run train --epoch 0 --min_faces 1",
-    "deep_makeover best (8)": "deep_makeover --run train --epoch 0 --min_faces 1 --recipe best",
+    "deep_makeover document (16)": f"deep_makeover --run train --epoch 0 {SIDES}",
+    "deep_makeover best (8)": f"deep_makeover --run train --epoch 0 {SIDES} --recipe best",
     "dapgan info_began document (16)": "dapgan --run train",
     "dapgan info_began best (16)": "dapgan --run train --recipe best",
     "dapgan infogan best (32)": "dapgan --run train --model infogan --recipe best",
