@@ -11,7 +11,6 @@ the face detector are an extra (`make peers`). What needs a GPU says so in its r
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import data
 import detector
 import latency
+import models
 import scale
 import speed
 
@@ -84,13 +84,9 @@ def parse_args(argv):
 
 def machine(args):
     """What the numbers were measured on."""
-    cpu = platform.processor()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
     return {
         "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
-        "cpu": cpu,
+        "cpu": models.cpu_name(),
         "cores": args.cores,
         "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
         "torch": torch.__version__,

@@ -19,6 +19,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -125,6 +126,18 @@ def run_test(args):
     return options, parse_condition(request_of(options.source, options.target)), metrics
 
 
+class Look(NamedTuple):
+    """What all judges see in pictures, each asked once."""
+
+    read: torch.Tensor  # (N, 40) bool, the attribute judge's
+    seen: torch.Tensor | None  # (N, 1280), EfficientNet-Lite0's features
+    face: torch.Tensor | None  # (N, 128), dlib's embeddings
+
+    def of(self, rows):
+        """That of some of the pictures."""
+        return Look(*(None if part is None else part[rows] for part in self))
+
+
 class Judges:
     """All who judge pictures (N, 178, 178, 3) uint8, for the attributes that are asked for."""
 
@@ -139,29 +152,28 @@ class Judges:
         if self.features is not None:
             self.second = second_reader(self.features, args, self.columns)
 
-    def see(self, pictures):
-        """EfficientNet-Lite0's features (N, 1280), as quality.py takes them, or None."""
-        return None if self.features is None else self.features(quality.resized(pictures, (64, 64)))
+    def look(self, pictures):
+        """See Look; features as quality.py takes them."""
+        seen = None if self.features is None else self.features(quality.resized(pictures, (64, 64)))
+        return Look(self.read(pictures), seen, None if self.embed is None else self.embed(pictures))
 
-    def readings(self, pictures, seen):
+    def readings(self, look):
         """What each reader says of the attributes asked for: {name: (N, A) bool}."""
-        first = {"judge": self.read(pictures)[:, self.columns]}
-        return first | ({} if self.second is None else {"second reader": self.second(seen)})
+        second = {} if self.second is None else {"second reader": self.second(look.seen)}
+        return {"judge": look.read[:, self.columns]} | second
 
 
-def judge_kind(judges, pictures, source, goal):
-    """Numbers of one set of candidates for the source pictures, beside the features `goal` of target pictures."""
-    seen, before = judges.see(pictures), judges.read(source)
-    readings = judges.readings(pictures, seen)
-    hits = {name: (reading == judges.wanted).all(1) for name, reading in readings.items()}
-    row = dict(n=len(pictures), read={name: hit.float().mean().item() for name, hit in hits.items()})
-    row["others"] = (judges.read(pictures)[:, judges.others] != before[:, judges.others]).float().mean().item()
-    if judges.embed is not None:
-        distance = (judges.embed(pictures) - judges.embed(source)).norm(dim=1)
+def judge_kind(judges, look, source, goal):
+    """Numbers of one set of candidates, beside the looks of the source pictures and of target pictures (goal)."""
+    hits = {name: (reading == judges.wanted).all(1) for name, reading in judges.readings(look).items()}
+    row = dict(n=len(look.read), read={name: hit.float().mean().item() for name, hit in hits.items()})
+    row["others"] = (look.read[:, judges.others] != source.read[:, judges.others]).float().mean().item()
+    if look.face is not None:
+        distance = (look.face - source.face).norm(dim=1)
         near = (distance < quality.SAME_PERSON).float().mean().item()
         row |= dict(distance=distance.mean().item(), same_person=near)
-    if seen is not None:
-        row["kid"], row["kid_std"] = quality.kid(seen, goal, min(len(seen), len(goal), 150))
+    if look.seen is not None:
+        row["kid"], row["kid_std"] = quality.kid(look.seen, goal.seen, min(len(look.seen), len(goal.seen), 150))
     return row, hits["judge"]
 
 
@@ -184,7 +196,7 @@ def main(argv=None):
     rows = sides(options, records, "test")
     judges = Judges(args, request)
     source, made, target = (
-        square(pictures)
+        judges.look(square(pictures))
         for pictures in (
             records.images[rows[0]],
             whole(load_model(options), options, records.images[rows[0]]),
@@ -193,27 +205,27 @@ def main(argv=None):
     )
 
     test_rows = records.rows("test")
-    there, truth = square(records.images[test_rows]), torch.from_numpy(records.attributes[test_rows] > 0)
+    truth = torch.from_numpy(records.attributes[test_rows] > 0)
     numbers = {"request": request, "test": metrics, "readers": {}, "groups": {}}
-    for name, reading in judges.readings(there, judges.see(there)).items():
+    for name, reading in judges.readings(judges.look(square(records.images[test_rows]))).items():
         columns = enumerate(judges.columns)
         accuracy = [quality.balanced(reading[:, i], truth[:, column]) for i, column in columns]
         numbers["readers"][name] = dict(zip(request, accuracy, strict=True))
         right = ", ".join(f"{attribute} {value:.3f}" for attribute, value in numbers["readers"][name].items())
-        print(f"{name}: balanced accuracy on {len(there)} real test faces: {right}")
+        print(f"{name}: balanced accuracy on {len(truth)} real test faces: {right}")
 
     asked = ",".join(f"{name}={value}" for name, value in request.items())
     readers = " and ".join(numbers["readers"])
-    print(f"{len(source)} test faces, {options.source}, asked to be {asked}: read as such by {readers},")
+    print(f"{len(source.read)} test faces, {options.source}, asked to be {asked}: read as such by {readers},")
     print(f"the same person (dlib, {quality.SAME_PERSON}), others of {len(judges.others)} attributes read anew:")
-    goal, kinds = judges.see(target), records.attributes[rows[0]] > 0
-    order = np.random.default_rng(0).integers(len(target), size=len(source))
-    for kind, label, pictures in (
+    kinds = records.attributes[rows[0]] > 0
+    order = np.random.default_rng(0).integers(len(target.read), size=len(source.read))
+    for kind, label, look in (
         ("source", "the picture itself", source),
         ("made", "made over", made),
-        ("target", "a random target face", target[order]),
+        ("target", "a random target face", target.of(torch.from_numpy(order))),
     ):
-        numbers[kind], hit = judge_kind(judges, pictures, source, goal)
+        numbers[kind], hit = judge_kind(judges, look, source, target)
         tell(label, numbers[kind])
         for column, name in ((ATTRIBUTES.index(name), name) for name in GROUPS) if kind == "made" else ():
             for value in (0, 1):
@@ -221,11 +233,11 @@ def main(argv=None):
                 if group.sum() >= 10 and not group.all():
                     rate = hit[group].float().mean().item()
                     numbers["groups"][f"{name}={value}"] = dict(n=int(group.sum()), read=rate)
-    if goal is not None and (half := len(goal) // 2) > 1:
-        numbers["kid_floor"] = quality.kid(goal[:half], goal[half:], half)[0]
-        print(f"  KID-EffNet of two halves of the {len(goal)} target faces: {numbers['kid_floor']:.1f}")
-    if judges.embed is not None:
-        strangers = (judges.embed(made) - judges.embed(source).roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
+    if target.seen is not None and (half := len(target.seen) // 2) > 1:
+        numbers["kid_floor"] = quality.kid(target.seen[:half], target.seen[half:], half)[0]
+        print(f"  KID-EffNet of two halves of the {len(target.seen)} target faces: {numbers['kid_floor']:.1f}")
+    if made.face is not None:
+        strangers = (made.face - source.face.roll(1, 0)).norm(dim=1) < quality.SAME_PERSON
         numbers["strangers"] = row = dict(n=len(strangers), same_person=strangers.float().mean().item())
         taken = show(row["same_person"], row["n"])
         print(f"  strangers (made over against the next source) are taken for the same person in {taken}")

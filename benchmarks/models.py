@@ -92,15 +92,18 @@ def run(command, minutes=None):
             clock.cancel()
 
 
+def cpu_name():
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def hardware():
     """What this machine has, in a few words."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = lines[0] if lines else cpu
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{os.cpu_count()} cores of {cpu}, torch {torch.__version__}"
+    return f"{gpu}{os.cpu_count()} cores of {cpu_name()}, torch {torch.__version__}"
 
 
 def places(args, project):
