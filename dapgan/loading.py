@@ -18,7 +18,7 @@ from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup
+from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup, shown_part
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
@@ -146,11 +146,6 @@ def make_predictor(flags, latent):
     """A predictor for the GAN whose flags are given."""
     shape = flags.image_size, flags.hidden, flags.taper, flags.depth
     return Predictor(flags.model, latent, *shape, flags.d_batch_norm, reads_noise(flags))
-
-
-def shown_part(content, name):
-    """What a network is called in a file's content: a checkpoint has its running mean too."""
-    return f"ema_{name}" if content["args"]["show_ema"] and f"ema_{name}" in content else name
 
 
 def version_of(weights):

@@ -3,8 +3,8 @@
 import torch
 
 from dapgan.augmentation import know_faces
-from dapgan.loading import find_predictor, load_model, load_records, run_name, shown_part, version_of
-from dapgan.plumbing import find_model, output_folder, packed, place, trained_on, unpacked, write_shipped
+from dapgan.loading import find_predictor, load_model, load_records, run_name, version_of
+from dapgan.plumbing import find_model, output_folder, packed, place, shown_part, trained_on, unpacked, write_shipped
 
 
 def ship(args):

@@ -11,7 +11,7 @@ from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_co
 from common.photos import InputError
 from deep_makeover import plumbing
 from deep_makeover.model import make_networks
-from deep_makeover.plumbing import fill, find_model, in_chunks, setup
+from deep_makeover.plumbing import fill, find_model, in_chunks, setup, shown_part
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
 MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
@@ -119,7 +119,7 @@ def load_model(args):
         generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs)
     except AttributeError:
         raise InputError(f"{path} is no model of this project") from None
-    part = "ema" if "ema" in content and saved.show_ema else "generator"
+    part = shown_part(content, "generator", "ema")
     fill(generator, content, part, path)
     saved.box, saved.scale = args.box or saved.box, args.scale or saved.scale
     print(f"model {path}: step {content['state']['step']}, {saved.recipe} recipe, {saved.source} to {saved.target}")

@@ -2,7 +2,7 @@
 
 from common.celeba import parse_condition
 from deep_makeover.loading import MODES, load_model, run_name
-from deep_makeover.plumbing import find_model, output_folder, place, trained_on, write_shipped
+from deep_makeover.plumbing import find_model, output_folder, place, shown_part, trained_on, write_shipped
 
 
 def ship(args):
@@ -10,8 +10,7 @@ def ship(args):
     about = trained_on(args)
     load_model(args)  # what cannot be used is not written
     _, content = find_model(args, run_name(args))
-    part = "ema" if content["args"]["show_ema"] and "ema" in content else "generator"
-    networks = dict(generator=content[part])
+    networks = dict(generator=content[shown_part(content, "generator", "ema")])
     networks |= {name: content[name] for name in ("discriminator",) if name in content}
     known = {name: content["state"][name] for name in ("least",) if name in content["state"]}
     flags = content["args"]

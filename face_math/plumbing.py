@@ -593,6 +593,15 @@ def fill(network, content, name, path):
     return network
 
 
+def shown_part(content, name, mean=None):
+    """What the weights of a network that are shown are called in a file's content.
+
+    mean: what its running mean is called (default: ema_NAME), which a checkpoint has beside them.
+    """
+    mean = mean or f"ema_{name}"
+    return mean if content["args"]["show_ema"] and mean in content else name
+
+
 def load_checkpoint(path, flags, parts, facts=()):
     """Resume: fill parts from path, or from the one before; returns the saved state, None without a file.
 

@@ -3,8 +3,8 @@
 from common.photos import InputError
 from face_math.arithmetic import MAIN, labelled_vectors
 from face_math.loading import load_records, results_folder
-from face_math.plumbing import packed, setup, trained_on, unpacked, write_shipped
-from face_math.trained import find_part, load_model, shown_part, version_of
+from face_math.plumbing import packed, setup, shown_part, trained_on, unpacked, write_shipped
+from face_math.trained import find_part, load_model, version_of
 
 
 def ship(args):

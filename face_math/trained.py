@@ -11,7 +11,7 @@ import torch
 from common.photos import InputError
 from face_math.loading import beside, encode, generate, make_discriminator, make_encoder, make_generator, make_vae
 from face_math.model import Discriminator, Generator, Guess
-from face_math.plumbing import fill, find_model, place, setup
+from face_math.plumbing import fill, find_model, place, setup, shown_part
 
 
 @dataclass
@@ -55,11 +55,6 @@ def find_part(args, part=""):
             known = f"{path} has {size} {saved[size]}, not {getattr(args, size)}"
             raise InputError(f"{known}: give --{size} {saved[size]}, or another model")
     return path, content, argparse.Namespace(**saved)
-
-
-def shown_part(content, name):
-    """What a network is called in a file's content: a checkpoint has its running mean too."""
-    return f"ema_{name}" if content["args"]["show_ema"] and f"ema_{name}" in content else name
 
 
 def version_of(weights):

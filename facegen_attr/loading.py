@@ -23,7 +23,7 @@ from facegen_attr.model import (
     initialise,
     start_shape,
 )
-from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpoint, setup
+from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
 
 
 def run_name(args):
@@ -149,7 +149,7 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     flags, state = argparse.Namespace(**content["args"]), content["state"]
     try:
         generator = make_generator(flags)
-        generator.load_state_dict(content["ema" if "ema" in content and flags.show_ema else "generator"])
+        generator.load_state_dict(content[shown_part(content, "generator", "ema")])
     except (AttributeError, KeyError, RuntimeError):
         raise InputError(f"{path} is no generator of this project") from None
     about = f"{flags.model}, step {state['step']}, {flags.recipe} recipe, {flags.image_size} pixels"

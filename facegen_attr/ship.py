@@ -2,7 +2,16 @@
 
 from facegen_attr.asking import predictor_file
 from facegen_attr.loading import load_model, run_name
-from facegen_attr.plumbing import fill, find_model, output_folder, place, read_checkpoint, trained_on, write_shipped
+from facegen_attr.plumbing import (
+    fill,
+    find_model,
+    output_folder,
+    place,
+    read_checkpoint,
+    shown_part,
+    trained_on,
+    write_shipped,
+)
 from facegen_attr.predictor import Predictor
 
 
@@ -13,7 +22,7 @@ def ship(args):
     """
     about, known = trained_on(args), load_model(args).known
     _, content = find_model(args, run_name(args))
-    part = "ema" if "ema" in content and content["args"]["show_ema"] else "generator"
+    part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
     write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, known=known)
     if (path := predictor_file(args)).exists():

@@ -11,7 +11,7 @@ from common.mtcnn import MTCNN
 from common.photos import InputError
 from hyperencoder import plumbing
 from hyperencoder.model import AutoEncoder, fit_pca, initialise
-from hyperencoder.plumbing import fill, find_model, in_chunks, need_data, read_checkpoint, setup
+from hyperencoder.plumbing import fill, find_model, in_chunks, need_data, read_checkpoint, setup, shown_part
 
 
 def run_name(args):
@@ -86,7 +86,7 @@ def load_model(args):
     path, content = find_model(args, run_name(args))
     flags, state = content["args"], content["state"]
     try:
-        part = "ema" if flags["show_ema"] and "ema" in content else "model"
+        part = shown_part(content, "model", "ema")
         model = fill(make_model(flags, len(state.get("people", [""]))), content, part, path)
     except (KeyError, AttributeError):  # flags that this project's models have
         raise InputError(f"{path} is no model of this project") from None

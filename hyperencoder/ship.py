@@ -1,7 +1,7 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
 from hyperencoder.loading import load_model, run_name
-from hyperencoder.plumbing import find_model, output_folder, place, trained_on, write_shipped
+from hyperencoder.plumbing import find_model, output_folder, place, shown_part, trained_on, write_shipped
 
 
 def ship(args):
@@ -10,7 +10,7 @@ def ship(args):
     load_model(args)  # what cannot be used is not written
     _, content = find_model(args, run_name(args))
     flags = content["args"]
-    part = "ema" if flags["show_ema"] and "ema" in content else "model"
+    part = shown_part(content, "model", "ema")
     state = {name: content["state"].get(name) for name in ("people", "means", "validation_errors")}
     state = {name: value for name, value in state.items() if value is not None}
     out = output_folder(args, place(args, "samples", run_name(args)))
