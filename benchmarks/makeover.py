@@ -164,7 +164,11 @@ class Judges:
 
 
 def judge_kind(judges, look, source, goal):
-    """Numbers of one set of candidates, beside the looks of the source pictures and of target pictures (goal)."""
+    """Numbers of one set of candidates, beside the looks of the source pictures and of target pictures.
+
+    goal: those target pictures; None for such pictures themselves, whose distance from what they are drawn from says
+    nothing (kid_floor has that of two halves).
+    """
     hits = {name: (reading == judges.wanted).all(1) for name, reading in judges.readings(look).items()}
     row = dict(n=len(look.read), read={name: hit.float().mean().item() for name, hit in hits.items()})
     row["others"] = (look.read[:, judges.others] != source.read[:, judges.others]).float().mean().item()
@@ -172,7 +176,7 @@ def judge_kind(judges, look, source, goal):
         distance = (look.face - source.face).norm(dim=1)
         near = (distance < quality.SAME_PERSON).float().mean().item()
         row |= dict(distance=distance.mean().item(), same_person=near)
-    if look.seen is not None:
+    if look.seen is not None and goal is not None:
         row["kid"], row["kid_std"] = quality.kid(look.seen, goal.seen, min(len(look.seen), len(goal.seen), 150))
     return row, hits["judge"]
 
@@ -225,7 +229,7 @@ def main(argv=None):
         ("made", "made over", made),
         ("target", "a random target face", target.of(torch.from_numpy(order))),
     ):
-        numbers[kind], hit = judge_kind(judges, look, source, target)
+        numbers[kind], hit = judge_kind(judges, look, source, None if kind == "target" else target)
         tell(label, numbers[kind])
         for column, name in ((ATTRIBUTES.index(name), name) for name in GROUPS) if kind == "made" else ():
             for value in (0, 1):

@@ -7,8 +7,9 @@
 Each training is a project's own command, printed as it begins, on whatever the machine has: to the end of its recipe,
 or until its minutes are over, when it is asked to stop as a person would, and saves. The same command again goes on
 where it stopped. A folder for each project holds checkpoints, models and samples; shipped/<project>/ the files as they
-lie in the repository, with a card each (NAME.md): command, data, seed, steps, minutes, hardware, size, licence. Nothing
-in the repository is written over: copy what is to be shipped. The digits are scikit-learn's (pip install scikit-learn).
+lie in the repository, with a card (NAME.md) for each training: command, data, seed, steps, minutes, hardware, size,
+licence. Nothing in the repository is written over: copy what is to be shipped. The digits are scikit-learn's (pip
+install scikit-learn).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from common.photos import InputError
 from hyperencoder.plumbing import boolean, fail, number, path
 
 BEST = "--recipe best"
+TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 # What is shipped, in an order in which what builds on another comes after it: (file, the training, what ships it).
 MODELS = [
     ("hyperencoder/best", f"--run train {BEST}", f"--run ship {BEST}"),
@@ -40,10 +42,9 @@ MODELS = [
     ("facegen_attr/predictor", "--run train_predictor", f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan2", f"--run train --model dcgan2 {BEST}", f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST}", f"--run ship --model dcgan5 {BEST}"),
-    ("deep_makeover/mtf", f"--run train {BEST}", f"--run ship {BEST}"),
+    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST}", f"--run ship {BEST}"),
     # As its target any man: beardless attractive ones, whom the mode asks for, are too few in a small data set.
-    ("deep_makeover/ftm", f"--run train --source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0 {BEST}",
-     f"--run ship --source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0 {BEST}"),
+    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN}", f"--run ship {BEST} {TO_MEN}"),
     ("dapgan/info_began", f"--run train --model info_began {BEST}", f"--run ship --model info_began {BEST}"),
     ("dapgan/digits", f"--run train --data digits --model infogan {BEST}",
      f"--run ship --data digits --model infogan {BEST}"),
@@ -79,7 +80,7 @@ def run(command, minutes=None):
     """
     how = dict(cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"})
     with subprocess.Popen([sys.executable, *command[1:]], **how) as process:  # which, stopped by a person, saves
-        began, clock = time.monotonic(), threading.Timer(60 * (minutes or 0), process.terminate)
+        began, clock = None, threading.Timer(60 * (minutes or 0), process.terminate)
         try:
             for line in process.stdout:
                 print(line, end="", flush=True)
@@ -87,7 +88,10 @@ def run(command, minutes=None):
                     began = time.monotonic()
                     if minutes:
                         clock.start()
-            return process.wait(), (time.monotonic() - began) / 60
+            return process.wait(), (time.monotonic() - began) / 60 if began else 0
+        except KeyboardInterrupt:  # which it has heard, too: it saves, and then ends
+            print(process.stdout.read(), end="", flush=True)
+            raise
         finally:
             clock.cancel()
 
@@ -103,7 +107,7 @@ def cpu_name():
 def hardware():
     """What this machine has, in a few words."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{os.cpu_count()} cores of {cpu_name()}, torch {torch.__version__}"
+    return f"{gpu}{os.cpu_count()} cores of {cpu_name()}, threads: {torch.get_num_threads()}, torch {torch.__version__}"
 
 
 def places(args, project):
@@ -143,7 +147,7 @@ def main(argv=None):
     out.mkdir(parents=True, exist_ok=True)
     log = out / "minutes.json"
     spent = json.loads(log.read_text()) if log.exists() else {}
-    trainings = {file: line for file, line, _ in MODELS}
+    trainings, failed = {file: line for file, line, _ in MODELS}, []
     for file, line, _ in args.chosen:
         project = file.split("/")[0]
         command = ["python", f"{project}/main.py", *line.split(), *places(args, project), *shlex.split(args.flags)]
@@ -152,7 +156,7 @@ def main(argv=None):
         spent[file] = spent.get(file, 0) + minutes
         log.write_text(json.dumps(spent, indent=1) + "\n")
         if code:
-            print(f"{file} is left out: its training ended with exit code {code}", flush=True)
+            failed.append(f"the training of {file} ended with exit code {code}")
     written = []
     for line in dict.fromkeys((file.split("/")[0], line) for file, _, line in args.chosen if args.ship):
         project, folder = line[0], out / "shipped" / line[0]
@@ -164,10 +168,12 @@ def main(argv=None):
         for made in sorted(folder.glob("*.pt")):
             name = f"{project}/{made.stem}"
             if before.get(made) != made.stat().st_mtime_ns and name in trainings:
-                write_card(made, trainings[name], short, spent.get(name, 0))
+                write_card(made, f"{trainings[name]} {args.flags}".strip(), short, spent.get(name, 0))
                 written.append(made)
     total = sum(made.stat().st_size for made in out.glob("shipped/*/*.pt")) / 1e6
     print(f"\n{len(set(written))} files with their cards in {out / 'shipped'}, {total:.1f} MB in all")
+    if failed:
+        raise InputError("; ".join(failed))
     return written
 
 

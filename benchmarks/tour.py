@@ -136,6 +136,8 @@ def visit(stop, photo, folder):
         with contextlib.redirect_stderr(said):
             importlib.import_module(f"{project}.main").main(words)
     except SystemExit as stopped:
+        if stopped.code == 130:
+            raise KeyboardInterrupt from None
         if stopped.code:
             return time.monotonic() - began, said.getvalue().strip().splitlines()[-1].removeprefix("error: ")
     return time.monotonic() - began, ""
@@ -160,6 +162,8 @@ def main(argv=None):
     names = itertools.chain(["out_tour"], (f"out_tour_{i}" for i in range(2, 10**6)))
     out = Path(args.out_dir or next(name for name in names if not os.path.exists(name)))
     new_folder(out, args.overwrite)
+    still = out.absolute() / f"{photo.stem}.png"  # of a GIF the first picture: the verbs would make a GIF of it
+    Image.fromarray(image).save(still)
 
     rows, sections = {}, []
     for number, stop in enumerate(STOPS, 1):
@@ -167,12 +171,12 @@ def main(argv=None):
         project, words = stop.file.split("/")[0], shlex.join(["--images", photo.name])
         command = f"python {project}/main.py {stop.line} {words}"
         print(f"\n{number} of {len(STOPS)}: {command}", flush=True)
-        seconds, wrong = visit(stop, photo, folder.absolute())
+        seconds, wrong = visit(stop, still, folder.absolute())
         shown = []
         if wrong:
             print(f"left out: {wrong}")
         else:
-            for i, (caption, file) in enumerate(stop.pairs(folder, photo)):
+            for i, (caption, file) in enumerate(stop.pairs(folder, still)):
                 small = out / "shown" / f"{number}_{i}.png"
                 small.parent.mkdir(exist_ok=True)
                 Image.fromarray(close(file, image, window)).save(small)
@@ -181,6 +185,7 @@ def main(argv=None):
             rows[f"{stop.title} ({seconds:.0f} s): {told}"] = np.stack([read_image(small) for _, small, _ in shown])
         sections.append(section(stop, command, seconds, wrong, shown, out))
     if not rows:
+        still.unlink()
         with contextlib.suppress(OSError):
             out.rmdir()
         raise InputError(f"no project has a model to show: {wrong}")

@@ -80,17 +80,17 @@ class CelebA:
 
     dataset_dir: a folder in the official layout (Img/ Anno/ Eval/), torchvision's (celeba/), the flat one, Kaggle's
     (csv files), a folder of any pictures, or a zip as downloaded, which is unpacked beside itself once.
-    seed: of the partition where no file gives one.
     InputError: anything that makes the data set unusable, with file and line where there are.
 
     root, image_dir: Paths; files: N names relative to image_dir; layout, partition_source: texts; problems: one line
     for each oddity; sizes: (width, height) of a few pictures; aligned: whether they have CelebA's geometry; cropped:
     whether common/mtcnn.py has cut them to faces already; sources: the annotation files by the names of TABLES.
     attributes (N, 40) uint8 of 0 and 1, identity (N,) int32, landmarks (N, 5, 2) float32, x and y in the 178 x 218
-    geometry: None where there is no file. partition: (N,) uint8, 0 train, 1 validation, 2 test.
+    geometry: None where there is no file. partition: (N,) uint8, 0 train, 1 validation, 2 test; where no file gives
+    one, drawn, and the same for every command, so that no seed makes test faces of training faces.
     """
 
-    def __init__(self, dataset_dir, seed=0):
+    def __init__(self, dataset_dir):
         self.problems = []
         try:
             self.root, self.image_dir, files, self.layout = find(Path(dataset_dir).expanduser(), self.problems)
@@ -103,7 +103,7 @@ class CelebA:
         if "partition" in tables and (len(self.files) < 3 or len(np.unique(tables["partition"])) == 3):
             self.partition, self.partition_source = tables["partition"], self.sources["partition"].name
         else:
-            self.partition, self.partition_source = split(len(self.files), self.identity, seed)
+            self.partition, self.partition_source = split(len(self.files), self.identity)
             if "partition" in tables:
                 self.problems.append(f"{self.sources['partition'].name} leaves a part without pictures: not used")
 
@@ -504,7 +504,7 @@ def shorten(text):
     return repr(text if len(text) <= 40 else text[:40] + "...")
 
 
-def split(count, identity, seed):
+def split(count, identity):
     """A partition, 80 / 10 / 10, that keeps the pictures of a person in one part; (count,) uint8 and how it was made.
 
     Every part has a picture as soon as there are three people (three pictures, where nobody knows who is on them).
@@ -514,7 +514,7 @@ def split(count, identity, seed):
     else:
         people, how = np.unique(identity, return_inverse=True)[1], "by identity"
     sizes = np.bincount(people)
-    order = generator(seed).permutation(len(sizes))
+    order = generator(0).permutation(len(sizes))
     total = sizes[order].cumsum()
     most = len(sizes) - 2  # people in training at most, so that one each is left for validation and test
     train = min(max(1, np.searchsorted(total, 0.8 * count, side="right")), max(1, most))
@@ -522,7 +522,7 @@ def split(count, identity, seed):
     part = np.full(len(sizes), 2, np.uint8)
     part[order[:train]] = 0
     part[order[train:validation]] = 1
-    return part[people], f"drawn {how}, 80/10/10, seed {seed}"
+    return part[people], f"drawn {how}, 80/10/10"
 
 
 def generator(seed, *key):
@@ -777,14 +777,14 @@ def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True
 
 
 def load_records(args, crop, size, device, rank=0, purpose=None):
-    """The packed pictures that a script's flags (dataset_dir, record_dir, workers, seed) name; rank 0 packs them first.
+    """The packed pictures that a script's flags (dataset_dir, record_dir, workers) name; rank 0 packs them first.
 
     crop, size: as in pack(); of pictures that are cropped already the middle is taken. purpose: what attributes are
     needed for, in a few words. InputError: as CelebA, pack; no attributes.
     """
     if args.dataset_dir is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
-    dataset = CelebA(args.dataset_dir, args.seed)
+    dataset = CelebA(args.dataset_dir)
     if purpose and dataset.attributes is None:
         raise InputError(f"{args.dataset_dir} has no attributes (list_attr_celeba.txt or .csv): {purpose}")
     if rank:

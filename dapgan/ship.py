@@ -13,11 +13,11 @@ def ship(args):
     With what `augment` knows of unlabelled faces: components, likenesses and how attributes are read, all numbers.
     """
     faces = args.data == "celeba"
-    about = trained_on(args) if faces else about_digits(args)
+    _, content = find_model(args, run_name(args))
+    about = trained_on(args, content) if faces else about_digits(args)
     gan = load_model(args)
     out = output_folder(args, place(args, "samples", run_name(args)))
     state = dict(faces=known_faces(args, gan)) if faces and gan.reader is not None else {}
-    _, content = find_model(args, run_name(args))
     networks = {name: content[shown_part(content, name)] for name in ("generator", "discriminator")}
     path = out / f"{args.model if faces else 'digits'}.pt"
     write_shipped(path, content, networks, about, **state)

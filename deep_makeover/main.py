@@ -40,12 +40,12 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
     "document": dict(
         network="document", batch_size=16, learning_rate=0.0002, learning_rate_end=0.000001, beta1=0.5,
         annealing_half_life=5000, pixel_loss_max=0.95, pixel_loss_min=0.7, instance_noise=0.2, lambda_class=0.0,
-        lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False, show_ema=False,
+        lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False, show_ema=False, sample_every=20,
     ),
     "best": dict(
         network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005, beta1=0.5,
         annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, instance_noise=0.0, lambda_class=0.1,
-        lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True,
+        lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True, sample_every=200,
     ),
 }  # fmt: skip
 WGAN = dict(  # what --loss wgan sets on top of the document's recipe: the last state of its program
@@ -101,7 +101,7 @@ def parse_args(argv=None):
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
-    add = plumbing.add_file_flags(parser, sample_every=20).add_argument
+    add = plumbing.add_file_flags(parser, sample_every="document: 20, best: 200").add_argument
     add("--dataset", dest="dataset_dir", type=path, **same, help="the same as --dataset_dir (default: dataset here)")
     add("--train_dir", dest="sample_dir", type=path, **same, help="the same as --sample_dir")
     add("--summary_period", dest="sample_every", type=plumbing.natural, **same, help="the same as --sample_every")

@@ -7,9 +7,9 @@ from deep_makeover.plumbing import find_model, output_folder, place, shown_part,
 
 def ship(args):
     """Write the model of the run that the flags name, MODE.pt, with the score that 95% of makeovers are above."""
-    about = trained_on(args)
-    load_model(args)  # what cannot be used is not written
     _, content = find_model(args, run_name(args))
+    about = f"{trained_on(args, content)}, those of them that its two sides select"
+    load_model(args)  # what cannot be used is not written
     networks = dict(generator=content[shown_part(content, "generator", "ema")])
     networks |= {name: content[name] for name in ("discriminator",) if name in content}
     known = {name: content["state"][name] for name in ("least",) if name in content["state"]}

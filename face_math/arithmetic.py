@@ -1,5 +1,6 @@
 """--run arithmetic: a - b + c of faces, and directions in z: what an attribute, or the turn of a head, adds to it."""
 
+import argparse
 import math
 from pathlib import Path
 
@@ -88,24 +89,30 @@ def attribute_vectors(args, model):
     """
     flags, name = beside(args, "_vectors")
     files = [place(flags, "model", name)]
-    if args.shipped:  # which brings some along; others are kept with one's own models
+    if files[0].parent == plumbing.PROJECT:  # what comes with the program stays: others are kept with one's own models
         files.insert(0, Path(plumbing.PROJECT, "models", f"{name}.pt"))
-    for file in files:
-        kept = read_checkpoint(file)["state"] if file.exists() else {}
-        found = kept.get(args.vectors) if kept.get("inverts") == model.version else None
-        if found and set(args.attributes) <= set(found["names"]):
-            break
-    else:
+    kept = [kept_vectors(file, model) for file in files]
+    there = [part[args.vectors] for part in kept if args.vectors in part]
+    found = next((one for one in there if set(args.attributes) <= set(one["names"])), None)
+    if not found:
         if args.dataset_dir is None:
-            there = f", but {', '.join(found['names'])}" if found else ""
-            raise InputError(f"{file} does not hold these vectors{there}: give --dataset_dir, with labels, once")
+            known = f", but {', '.join(there[-1]['names'])}" if there else ""
+            raise InputError(f"{files[-1]} does not hold these vectors{known}: give --dataset_dir, with labels, once")
         if model.encoder is None:
             raise InputError("attribute vectors need the training faces' z: --run train_encoder first")
-        vectors = labelled_vectors(args, model, load_records(args, model.device))
-        found = dict(names=args.attributes, vectors=torch.stack([*vectors.values()]))
-        save_checkpoint(files[0], {}, {}, inverts=model.version, **{args.vectors: found})
+        before = kept[0][args.vectors]["names"] if args.vectors in kept[0] else []
+        wider = argparse.Namespace(**vars(args) | dict(attributes=list(dict.fromkeys([*before, *args.attributes]))))
+        vectors = labelled_vectors(wider, model, load_records(args, model.device))
+        found = dict(names=[*vectors], vectors=torch.stack([*vectors.values()]))
+        save_checkpoint(files[0], {}, {}, inverts=model.version, **kept[0] | {args.vectors: found})
     vectors = torch.as_tensor(found["vectors"], device=model.device)
     return {name: vectors[found["names"].index(name)] for name in args.attributes}
+
+
+def kept_vectors(file, model):
+    """What a file holds for this model's generator: "mean" or "regression" -> names and vectors; {} if nothing."""
+    state = read_checkpoint(file)["state"] if file.exists() else {}
+    return {kind: state[kind] for kind in ("mean", "regression") if kind in state and state["inverts"] == model.version}
 
 
 def labelled_vectors(args, model, records):

@@ -152,7 +152,7 @@ def parse_args(argv=None):
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
-    named, alone = {name: [name] for name in ("image_size", "z_size", "recipe")}, ("train", "train_vae")
+    named, alone = {name: [name] for name in ("image_size", "z_size", "width", "recipe")}, ("train", "train_vae")
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: None if first.run in alone else "train")
     if args.start == "filler" and args.run != "complete":
         raise InputError("--start filler goes with --run complete: it is trained to fill holes")

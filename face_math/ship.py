@@ -11,7 +11,7 @@ def ship(args):
     """Write the models of the run that the flags name: gan.pt and, of what there is beside it, gan_encoder.pt,
     gan_filler.pt, gan_vae.pt; and gan_vectors.pt, the vectors of the main attributes and of the head's turn.
     """
-    about = trained_on(args)
+    about = trained_on(args, find_part(args)[1])
     device, autocast, *_ = setup(args)
     model, out = load_model(args, device, autocast), results_folder(args)
     version = None

@@ -34,7 +34,7 @@ def as_request(attributes, row):
 
 def seen_together(args, model):
     """(M, A), attributes as faces have them together: the test part's; without a data set, what the model remembers."""
-    dataset = CelebA(args.dataset_dir, args.seed) if args.dataset_dir else None
+    dataset = CelebA(args.dataset_dir) if args.dataset_dir else None
     if dataset is None or dataset.attributes is None or not (dataset.partition == 2).any():
         return model.known
     rows = dataset.attributes[dataset.partition == 2]

@@ -65,7 +65,7 @@ def analyse(args):
     """How often each of the 40 attributes is there, and the chosen ones: a table, and two charts as PNG."""
     if args.dataset_dir is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
-    dataset = CelebA(args.dataset_dir, args.seed)
+    dataset = CelebA(args.dataset_dir)
     if dataset.attributes is None:
         raise InputError(f"{args.dataset_dir} has no attributes (list_attr_celeba.txt or .csv): nothing to analyse")
     shares = dict(zip(ATTRIBUTES, dataset.attributes.mean(0).tolist(), strict=True))

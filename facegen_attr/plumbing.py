@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from common import photos
-from common.celeba import CelebA, to_uint8
+from common.celeba import CelebA, subset, to_uint8
 from common.photos import InputError, check_writable, new_folder, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
@@ -121,8 +121,9 @@ def add_machine_flags(parser):
     add("--workers", type=natural, default=os.cpu_count() or 1, help="processes that decode pictures")
 
 
-def add_file_flags(parser, *also, records="../records", sample_every=0):
-    """The group Files with what all five share; also: other names of --record_dir. Returns the group.
+def add_file_flags(parser, *also, records="../records", sample_every="an epoch"):
+    """The group Files with what all five share; also: other names of --record_dir; sample_every: how often
+    a sheet is due by default, in words. Returns the group.
 
     Packed pictures lie beside the projects: one crop and size of a data set is packed once for all of them.
     """
@@ -141,8 +142,7 @@ def add_file_flags(parser, *also, records="../records", sample_every=0):
     add_path("--sample_dir", default=str(PROJECT / "samples"), help="sheets, logs, results (samples, by main.py)")
     add("--restart", **SWITCH, default=False, help="train anew; what was there is moved aside")
     add("--log_every", type=positive, default=50, help="steps from log line to log line (default: 50)")
-    every = sample_every or "an epoch"
-    add("--sample_every", type=natural, default=sample_every, help=f"steps from sheet to sheet (default: {every})")
+    add("--sample_every", type=natural, default=0, help=f"steps from sheet to sheet ({sample_every})")
     add("--save_every", type=natural, default=0, help="steps from checkpoint to checkpoint (an epoch)")
     return group
 
@@ -556,12 +556,13 @@ def unpacked(x):
     return x.float() if x.is_floating_point() else x
 
 
-def trained_on(args):
-    """What a model says of what it was trained on. InputError: --dataset_dir was not given."""
+def trained_on(args, content):
+    """What a model, with this content of its file, says of its training. InputError: --dataset_dir was not given."""
     need_data(args, "it says what the model was trained on, and gives the numbers that verbs need of it")
-    dataset = CelebA(args.dataset_dir, args.seed)
+    dataset = CelebA(args.dataset_dir)
     width, height = sorted(dataset.sizes)[len(dataset.sizes) // 2]
-    return f"trained on {(dataset.partition == 0).sum():,} faces of {width} x {height} pixels"
+    count = len(subset(np.flatnonzero(dataset.partition == 0), content["args"].get("train_size")))
+    return f"trained on {count:,} faces of {width} x {height} pixels"
 
 
 def need_data(args, why):

@@ -20,12 +20,14 @@ def ship(args):
 
     With the attributes of some training faces, so that a request of a few goes with what faces have together.
     """
-    about, known = trained_on(args), load_model(args).known
     _, content = find_model(args, run_name(args))
+    about, known = trained_on(args, content), load_model(args).known
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
     write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, known=known)
-    if (path := predictor_file(args)).exists():
+    if not (path := predictor_file(args)).exists():
+        print(f"no {path}, so none is written: without one, this model changes no photo")
+    else:
         content = read_checkpoint(path)
         fill(Predictor(), content, "predictor", path)  # another's is not written
         write_shipped(out / "predictor.pt", content, {"predictor": content["predictor"]}, about)

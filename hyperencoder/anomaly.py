@@ -7,6 +7,7 @@ import csv
 import json
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -129,7 +130,7 @@ def anomaly(args):
     generator = torch.Generator().manual_seed(args.seed)
     sheet, table = {}, {}
     for kind, change in ANOMALIES.items():
-        odd = to_uint8(change(to_tensor(images), generator))
+        odd = np.concatenate([to_uint8(change(to_tensor(images[part]), generator)) for part in in_chunks(images)])
         scores = errors_of(model, odd, device, autocast)
         two_sided = roc_auc(unusual(normal, known), unusual(scores, known))
         table[kind] = {"auc": roc_auc(normal, scores), "auc_two_sided": two_sided}

@@ -23,7 +23,7 @@ def test_diversity_is_one_for_real_pictures_and_near_zero_for_one_picture():
 
 def test_face_distance_tells_faces_from_what_is_less_of_a_face(crowd, tmp_path):
     """About 0 for two sets of faces; blurred, noisy, coloured ones, the same one always, upside down: farther."""
-    records = pack(CelebA(crowd, 0), tmp_path, SQUARE, (64, 64), 0, progress=False)
+    records = pack(CelebA(crowd), tmp_path, SQUARE, (64, 64), 0, progress=False)
     x = to_tensor(records.images)
     x, other = x[::2], x[1::2]
     same = face_distance(other, x)
@@ -44,7 +44,7 @@ def test_face_distance_tells_faces_from_what_is_less_of_a_face(crowd, tmp_path):
 def test_face_distance_finds_the_face_in_every_crop(crowd, tmp_path):
     """The same faces in other crops of CelebA's pictures: nobody is farther than half a face would be."""
     for crop, size in ((FULL, (109, 89)), (MAKEOVER, (100, 80))):
-        x = to_tensor(pack(CelebA(crowd, 0), tmp_path, crop, size, 0, progress=False).images)
+        x = to_tensor(pack(CelebA(crowd), tmp_path, crop, size, 0, progress=False).images)
         near = face_distance(x[1::2], x[::2], crop)
         assert abs(near) < 0.5 and face_distance(x[1::2].roll(size[1] // 3, 3), x[::2], crop) > near + 10
 

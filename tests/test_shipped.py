@@ -205,6 +205,18 @@ def test_ones_own_model_comes_first(home, ask, tmp_path):
     assert code == 0 and "no model of your own" not in said and "mine_32_best.pt" in said
 
 
+def test_vectors_join_those_that_are_there_and_leave_the_shipped_alone(ask, home, tmp_path):
+    shutil.copytree(home / "face_math", tmp_path / "face_math")
+    shipped = (tmp_path / "face_math/gan_vectors.pt").read_bytes()
+    line = f"--run arithmetic --n_iter 0 --count 1 --model_path {tmp_path / 'face_math/gan.pt'} --dataset_dir"
+    for name in ("Bald", "Bangs"):
+        code, _, error = ask("face_math", f"{line} {home / 'drawn'} --attributes {name}", tmp_path)
+        assert code == 0, error
+    assert (tmp_path / "face_math/gan_vectors.pt").read_bytes() == shipped
+    (mine,) = (tmp_path / "face_math/models").glob("*_vectors.pt")
+    assert torch.load(mine, weights_only=True)["state"]["mean"]["names"] == ["Bald", "Bangs"]
+
+
 def test_weights_survive_in_eight_bits():
     """Matrices within half a step of their row's largest number; what is no matrix exactly."""
     from hyperencoder.plumbing import packed, unpacked
@@ -222,7 +234,9 @@ def test_the_tour_shows_every_project_on_one_photo(home, tmp_path, monkeypatch, 
     monkeypatch.setattr(tour, "MODELS", home)
     stops = [stop for stop in tour.STOPS if stop.file != "deep_makeover/ftm"]  # there is none here
     monkeypatch.setattr(tour, "STOPS", [s._replace(line=quickly(s.line)) for s in stops])
-    page = tour.main(["--photo", str(home / "me.jpg")])
+    with Image.open(home / "me.jpg") as photo:  # of a GIF the first picture
+        photo.save(tmp_path / "me.gif", save_all=True, append_images=[photo.rotate(9)])
+    page = tour.main(["--photo", str(tmp_path / "me.gif")])
     assert capfd.readouterr().out.strip().endswith("out_tour/index.html") and page.exists()
     text = page.read_text()
     assert text.count("<h2>") == len(stops) and "left out" not in text
@@ -283,7 +297,7 @@ def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch)
     card = made[0].with_suffix(".md").read_text()
     assert "| steps | 1 of 2 |" in card and "non-commercial research only" in card and "96 faces of 178 x 218" in card
     assert (
-        "--run train --recipe best" in card
+        "--run train --train_time 0 --recipe best --steps 1" in card
         and "| minutes | 1.5 |" in card
         and re.search(r"\| size \| \d\.\d\d MB \|", card)
     )
@@ -316,6 +330,7 @@ def test_results_quick_writes_its_tables(home, tmp_path, monkeypatch):
 def test_results_are_written_between_the_marks(tmp_path, monkeypatch):
     """What stands around them stays, and what was there is replaced."""
     table = results.Table("A title", "python x.py", ["a", "b"], [["1", "2"]])
+    monkeypatch.setattr(results, "MODELS", tmp_path / "models")
     monkeypatch.setattr(results, "TABLES", dict(one=lambda bench: table, two=lambda bench: 1 / 0))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
@@ -324,6 +339,15 @@ def test_results_are_written_between_the_marks(tmp_path, monkeypatch):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith(f"{results.END}\nafter\n") and "old" not in text
     assert "**A title** (`python x.py`)\n\n| a | b |\n| --- | --- |\n| 1 | 2 |\n" in text
+
+    # What was measured before stays beside what is measured now, until a model is another.
+    monkeypatch.setattr(results, "TABLES", dict(one=lambda bench: 1 / 0, two=lambda bench: table._replace(title="Two")))
+    results.main([*map(str, flags), "--only", "two", "--write", str(page)])
+    assert "**A title**" in page.read_text() and "**Two**" in page.read_text()
+    (tmp_path / "models/face_math").mkdir(parents=True)
+    (tmp_path / "models/face_math/gan.pt").write_bytes(b"another")
+    results.main([*map(str, flags), "--only", "two", "--write", str(page)])
+    assert "**A title**" not in page.read_text() and "**Two**" in page.read_text()
 
 
 def test_what_dapgans_gates_know_is_the_same_from_numbers():
