@@ -42,25 +42,31 @@ def diversity(x_fake, x_real):
 def face_distance(x_fake, x_real, crop=SQUARE):
     """Kernel distance of generated to real faces, both (N, 3, H, W) in [-1, 1], as the face detector sees them.
 
-    KID (Binkowski et al., arXiv 1801.01401: the unbiased squared MMD with the kernel (a.b / D + 1)^3) on the 256
-    numbers from which MTCNN's O-Net reads a face, each by its spread over the real ones. About 0: two sets of real
-    faces. crop: the box of CelebA's aligned pictures, left, top, width and height, that the pictures show.
+    KID (Binkowski et al., arXiv 1801.01401: the unbiased squared MMD with the kernel (a.b / D + 1)^3) on face_numbers,
+    each by its spread over the real ones. About 0: two sets of real faces. crop: as of face_numbers.
     """
-    sets = []
-    for x in (x_fake, x_real):
-        left, right, top, bottom = (
-            round(max(0, FACE[i] + end * FACE[i + 2] - crop[i]) * x.shape[3 - i] / crop[i + 2])
-            for i in (0, 1)
-            for end in (0, 1)
-        )
-        face = x[:, :, top:bottom, left:right]
-        parts = F.interpolate(face.float().clamp(-1, 1), (48, 48), mode="bilinear", antialias=True).split(256)
-        sets.append(torch.cat([face_reader(x.device)(part * 127.5 / 128) for part in parts]))
+    sets = [face_numbers(x, crop) for x in (x_fake, x_real)]
     spread = sets[1].std(0)
     fake, real = ((numbers / (spread + 0.1 * spread.mean())).double() for numbers in sets)
     same, other, between = ((a @ b.T / a.shape[1] + 1) ** 3 for a, b in ((fake, fake), (real, real), (fake, real)))
     within = [(k.sum() - k.diagonal().sum()) / (len(k) * (len(k) - 1)) for k in (same, other)]
     return (sum(within) - 2 * between.mean()).item()
+
+
+@torch.no_grad()
+def face_numbers(x, crop=SQUARE):
+    """The 256 numbers from which MTCNN's O-Net reads a face, (N, 256), of pictures (N, 3, H, W) in [-1, 1].
+
+    crop: the box of CelebA's aligned pictures, left, top, width and height, that the pictures show.
+    """
+    left, right, top, bottom = (
+        round(max(0, FACE[i] + end * FACE[i + 2] - crop[i]) * x.shape[3 - i] / crop[i + 2])
+        for i in (0, 1)
+        for end in (0, 1)
+    )
+    face = x[:, :, top:bottom, left:right]
+    parts = F.interpolate(face.float().clamp(-1, 1), (48, 48), mode="bilinear", antialias=True).split(256)
+    return torch.cat([face_reader(x.device)(part * 127.5 / 128) for part in parts])
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from common.photos import InputError
 from deep_makeover import loading, plumbing
 from deep_makeover.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from deep_makeover.loading import load_records, make_over, run_name, sides
-from deep_makeover.measure import test, validate
+from deep_makeover.measure import fit_reader, test, validate
 from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
@@ -144,6 +144,7 @@ def train(args):
     rows = [subset(side, args.train_size, args.seed) for side in sides(args, records, "train")]
     validation = [records.images[side[:500]] for side in sides(args, records, "validation")]
     crop, _ = loading.read_box(args.box, args.scale)
+    reader = fit_reader([records.images[side[:2000]] for side in rows], crop, device) if rank == 0 else None
     shown_rows = np.concatenate([sides(args, records, part)[0] for part in ("test", "validation")])[: args.test_vectors]
 
     # Networks
@@ -190,14 +191,15 @@ def train(args):
             journal.scalar("learning_rate", float(parts["g_optimizer"].param_groups[0]["lr"]))
         found = {}
         if rank == 0 and (journal.epoch_end or journal.stopping):
-            found = validate(shown, discriminator, validation, crop, device, autocast)
+            found = validate(shown, discriminator, validation, reader, crop, device, autocast)
             for name, value in found.items():
                 journal.scalar(name if name == "diversity" else f"validation/{name}", value)
             if found["diversity"] < 0.5:
                 told = f"diversity {found['diversity']:.2f}: the faces made are nearly all the same"
                 journal.bar.write(f"step {number}: {told}")
-            # What hardly changes a face would be near to all faces: what is not read as the target counts, too.
-            journal.keep_if_best(found["distance"] / max(found.get("read", 1), 0.01) ** 4)
+            # What hardly changes a face looks real: what a reader that is not asked in training does not take for the
+            # target counts as well.
+            journal.keep_if_best(found["distance"] / max(found["read"], 0.01) ** 4)
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})

@@ -5,20 +5,36 @@ import time
 
 import torch
 
-from common.celeba import parse_condition, to_uint8
+from common.celeba import parse_condition, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
-from deep_makeover.gan import diversity, face_distance
+from deep_makeover.gan import diversity, face_distance, face_numbers
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
-from deep_makeover.plumbing import output_folder, place, psnr, save_sheet
+from deep_makeover.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
 
-def validate(generator, discriminator, images, crop, device, autocast):
+def fit_reader(images, crop, device):
+    """Who has no part in training tells the sides apart: a direction (256,) in face_numbers and a number along it.
+
+    Fisher's linear discriminant of source and target faces, images: two (N, h, w, 3) uint8; beyond the number: target.
+    """
+    numbers = []
+    for side in images:
+        parts = (face_numbers(to_tensor(side[part], device), crop) for part in in_chunks(side, size=256))
+        numbers.append(torch.cat(list(parts)).double())
+    means, spread = [x.mean(0) for x in numbers], sum(torch.cov(x.T, correction=0) for x in numbers) / 2
+    spread.diagonal().add_(0.01 * spread.diagonal().mean())
+    direction = torch.linalg.solve(spread, means[1] - means[0])
+    return direction, direction @ (means[0] + means[1]) / 2
+
+
+def validate(generator, discriminator, images, reader, crop, device, autocast):
     """Numbers on validation faces; images: those of the source and of the target, (N, h, w, 3) uint8; crop: their box.
 
     "distance" is the face distance (see gan.py) of what was made to target faces, "before" that of the faces it was
-    made from; "read" the share that a second logit of the discriminator takes for the target, "least" the first logit
-    that 5% of what was made lie below.
+    made from; "read" the share that the reader (see fit_reader) takes for the target, "read_before" that of the faces
+    it was made from; "least" the discriminator's logit that 5% of what was made lie below.
     """
+    direction, middle = reader
     x, x_fake = make_over(generator, images[0], device, autocast)
     y, y_kept = make_over(generator, images[1], device, autocast)
     numbers = dict(
@@ -29,10 +45,11 @@ def validate(generator, discriminator, images, crop, device, autocast):
     )
     discriminator.eval()
     with torch.no_grad(), autocast():
-        logits = torch.cat([discriminator(part) for part in x_fake.split(64)])
-    numbers["least"] = logits[:, 0].float().quantile(0.05).item()
-    if logits.shape[1] > 1:
-        numbers["read"] = (logits[:, 1] > 0).float().mean().item()
+        logits = torch.cat([discriminator(part)[:, 0] for part in x_fake.split(64)])
+    numbers["least"] = logits.float().quantile(0.05).item()
+    for name, pictures in (("read", x_fake), ("read_before", x)):
+        read = face_numbers(pictures, crop).double() @ direction > middle
+        numbers[name] = read.double().mean().item()
     return numbers
 
 

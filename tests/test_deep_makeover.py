@@ -21,11 +21,13 @@ from conftest import ROOT
 from PIL import Image
 from processes import finish, start
 
-from common.celeba import CelebA, parse_condition
+from common.celeba import CelebA, pack, parse_condition
 from common.synthetic import draw, parameters
 from deep_makeover import loading
 from deep_makeover import main as script
 from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
+from deep_makeover.loading import read_box
+from deep_makeover.measure import fit_reader, validate
 from deep_makeover.model import (
     CompactDiscriminator,
     CompactGenerator,
@@ -276,11 +278,26 @@ def test_tensorboard_charts(trained):
 
     charts = EventAccumulator(str(trained[0] / f"samples/{NAME}/logs")).Reload()
     named = "loss/d loss/g loss/pixel loss/class loss/keep diversity learning_rate annealing/temperature"
-    named += " annealing/pixel_share validation/distance validation/before validation/kept validation/read"
+    named += " annealing/pixel_share validation/distance validation/before validation/kept"
+    named += " validation/read validation/read_before"
     assert set(named.split()) <= set(charts.Tags()["scalars"])
     assert charts.Tags()["images"] == ["images/samples"]
     heat = {event.step: event.value for event in charts.Scalars("annealing/temperature")}
     assert heat[16] == pytest.approx(0.5 ** (15 / 3000))
+
+
+def test_a_reader_that_learns_by_itself_tells_the_sides_apart(crowd, tmp_path):
+    """Of faces it was not fitted to; a generator that does nothing changes nothing for it."""
+    box, size = read_box("9,18,160,200", 0.5)
+    records = pack(CelebA(crowd), tmp_path, box, size, 0, progress=False)
+    sides = [records.images[records.where(f"Male={male}")] for male in (1, 0)]
+    reader = fit_reader([side[::2] for side in sides], box, "cpu")
+    others = [side[1::2] for side in sides]
+    _, discriminator = make_networks("compact", 2, "residual", 2)
+    found = validate(torch.nn.Identity(), discriminator, others, reader, box, torch.device("cpu"), nullcontext)
+    assert found["read"] == found["read_before"] < 0.35
+    swapped = validate(torch.nn.Identity(), discriminator, others[::-1], reader, box, torch.device("cpu"), nullcontext)
+    assert swapped["read_before"] > 0.65
 
 
 def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
