@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import attribute_indices, batches
+from common.celeba import attribute_indices, batches, to_tensor
 from common.photos import InputError
 from dapgan import plumbing
 from dapgan.augmentation import augment
@@ -274,6 +274,15 @@ def train(args):
         plumbing.update_ema(ema.discriminator, gan.discriminator, journal.now)
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def look_on(chosen):
+        """What a step makes, by the running means."""
+        x, z = to_tensor(records.images[chosen], device), gan.latent.draw(len(chosen), device=device)
+        with autocast():
+            ema.discriminator(x)
+            ema.generator(z)
+            if args.lambda_rec:
+                ema.generator(gan.latent.squash(ema.discriminator.read(x).float()))
+
     step = replayed(step, device)
     for number in journal.steps():
         x, chosen = next(stream)
@@ -287,6 +296,8 @@ def train(args):
         if journal.log_due:
             journal.scalar("learning_rate", rate_at(args, number))
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            plumbing.settle([ema.generator, ema.discriminator], look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             found["distance"] = draw_sheet(journal, shown, fixed, x_real, args.data == "celeba")
             journal.keep_if_best(found["distance"])

@@ -5,10 +5,22 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from common.celeba import batches
+from common.celeba import batches, to_tensor
 from dapgan.loading import load_gan, load_records, make_predictor, predictor_run, rate_at, reads_noise, split
 from dapgan.losses import reconstruction_loss
-from dapgan.plumbing import Journal, descend, make_adam, make_ema, psnr, replayed, set_rate, setup, slice_of, update_ema
+from dapgan.plumbing import (
+    Journal,
+    descend,
+    make_adam,
+    make_ema,
+    psnr,
+    replayed,
+    set_rate,
+    settle,
+    setup,
+    slice_of,
+    update_ema,
+)
 
 
 def predictor_step(args, gan, optimizer, mine, x):
@@ -71,6 +83,11 @@ def train_predictor(args):
         update_ema(ema, predictor, journal.now)
         return {name: loss.detach() for name, loss in losses.items()}
 
+    def look_on(chosen):
+        """What a step reads, by the running mean."""
+        with autocast():
+            ema.read(to_tensor(records.images[chosen], device))
+
     step = replayed(step, device)
     for number in journal.steps():
         set_rate(optimizer, rate_at(args, number))
@@ -79,6 +96,8 @@ def train_predictor(args):
         # What is due: numbers, validation, a sheet, a checkpoint
         journal.add(**losses)
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            settle([ema], look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             x_hat = shown.generate(shown.read(x_real))
             found["mse"] = F.mse_loss(x_hat, x_real).item()

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import batches, subset
+from common.celeba import batches, subset, to_tensor
 from common.photos import InputError
 from deep_makeover import loading, plumbing
 from deep_makeover.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
@@ -169,6 +169,12 @@ def train(args):
     if not args.disc_loss_threshold:  # with it the host decides, by the loss of a step, what the next one does
         step = replayed(step, device)
 
+    def look_on(chosen):
+        """What a step makes over, by the running mean: source faces, and some of the target's that are to stay."""
+        x, y = (to_tensor(records.images[np.resize(side[chosen % len(side)], len(chosen))], device) for side in rows)
+        with autocast():
+            ema(torch.cat([x, y[::4] if args.lambda_keep else y[:0]]))
+
     for number in journal.steps():
         started = started or time.monotonic()
         x, y = (next(stream)[0] for stream in streams)
@@ -190,6 +196,8 @@ def train(args):
             journal.scalar("annealing/pixel_share", pixel_share(args, heat))
             journal.scalar("learning_rate", float(parts["g_optimizer"].param_groups[0]["lr"]))
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            plumbing.settle([ema], look_on, np.arange(len(rows[0])), args.batch_size)
         if rank == 0 and (journal.epoch_end or journal.stopping):
             found = validate(shown, discriminator, validation, reader, crop, device, autocast)
             for name, value in found.items():

@@ -3,11 +3,22 @@
 import torch
 import torch.nn.functional as F
 
-from common.celeba import batches
+from common.celeba import batches, to_tensor
 from face_math.holes import make_hole, random_holes
 from face_math.loading import beside, generate, load_records, make_encoder, make_vae, repeat, split
 from face_math.model import draw_z, kl_divergence
-from face_math.plumbing import Journal, descend, make_adam, make_ema, psnr, replayed, setup, slice_of, update_ema
+from face_math.plumbing import (
+    Journal,
+    descend,
+    make_adam,
+    make_ema,
+    psnr,
+    replayed,
+    settle,
+    setup,
+    slice_of,
+    update_ema,
+)
 from face_math.sheets import show_repeated
 from face_math.trained import load_model, take_shape
 
@@ -62,6 +73,12 @@ def train_encoder(args):
         update_ema(ema, encoder, journal.now)
         return dict(rec=rec_loss, z=z_loss)
 
+    def look_on(chosen):
+        """What a step reads, by the running mean."""
+        with autocast():
+            x_fake = gan.decode(draw_z(len(chosen), args.z_size, device=device))
+            ema(torch.cat([to_tensor(records.images[chosen], device), x_fake]))
+
     step = replayed(step, device)
     for _ in journal.steps():
         losses = step(next(stream)[0])
@@ -69,6 +86,8 @@ def train_encoder(args):
         # What is due: numbers, a sheet, a checkpoint
         journal.add(**losses)
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            settle([ema], look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             hidden = x_real[:32] * ~make_hole("center", args.image_size).to(device)
             x_hat, filled = (repeat(generator, shown, x, autocast) for x in (x_real, hidden))
@@ -91,10 +110,9 @@ def train_vae(args):
     networks = make_vae(args)
     for network in networks.values():
         network.to(device, memory_format=torch.channels_last)
-    generator, encoder = networks.values()
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
-    parameters = [*encoder.parameters(), *generator.parameters()]
+    parameters = [parameter for network in reversed(networks.values()) for parameter in network.parameters()]
     optimizer = make_adam(parameters, args.learning_rate, args.beta1)
 
     # Logbook
@@ -105,14 +123,24 @@ def train_vae(args):
     z_fixed = torch.randn(64, args.z_size, generator=torch.Generator().manual_seed(args.seed)).to(device)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
+    def make(x, noise, networks=networks):
+        """The codes' means and log variances, and the faces anew."""
+        mean, log_variance = networks["encoder"](x).float().chunk(2, 1)
+        return mean, log_variance, networks["generator"](mean + noise * (log_variance / 2).exp()).float()
+
+    def look_on(chosen):
+        """What a step makes, by the running means."""
+        with autocast():
+            noise = torch.randn(len(chosen), args.z_size, device=device)
+            make(to_tensor(records.images[chosen], device), noise, emas)
+
     def step(x):
         """Encoder and generator: the face again, at little divergence from N(0, 1)."""
         noise = torch.randn(args.batch_size, args.z_size, device=device)[mine]
         for network in networks.values():
             network.train()
         with autocast():
-            mean, log_variance = encoder(x).float().chunk(2, 1)
-            x_hat = generator(mean + noise * (log_variance / 2).exp()).float()
+            mean, log_variance, x_hat = make(x, noise)
         rec_loss, kl_loss = F.mse_loss(x_hat, x), kl_divergence(mean, log_variance).mean()
         descend(rec_loss + LAMBDA_KL * kl_loss / x[0].numel(), optimizer)
         for name, ema in emas.items():
@@ -126,6 +154,8 @@ def train_vae(args):
         # What is due: numbers, a sheet, a checkpoint
         journal.add(**losses)
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            settle(emas.values(), look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             x_hat = repeat(shown["generator"], shown["encoder"], x_real, autocast)
             drawn = generate(shown["generator"], z_fixed, autocast)

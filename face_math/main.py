@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import attribute_indices, batches
+from common.celeba import attribute_indices, batches, to_tensor
 from common.photos import InputError
 from face_math import plumbing
 from face_math.arithmetic import arithmetic
@@ -206,11 +206,16 @@ def train(args):
         """The discriminator's logits of pictures, which it sees augmented."""
         return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
 
-    def make(x, z):
+    def make(x, z, networks=learners):
         """The generated faces and, with an encoder, the real ones' codes and their pictures; one batch for both."""
-        z_hat = encoder(x) if encoder else z[:0]
-        x_fake, x_hat = generator(torch.cat([z, z_hat])).float().split([len(z), len(z_hat)])
+        z_hat = networks["encoder"](x) if encoder else z[:0]
+        x_fake, x_hat = networks["generator"](torch.cat([z, z_hat])).float().split([len(z), len(z_hat)])
         return x_fake, z_hat.float(), x_hat
+
+    def look_on(chosen):
+        """What a step makes, by the running means."""
+        with autocast():
+            make(to_tensor(records.images[chosen], device), draw_z(len(chosen), args.z_size, device=device), emas)
 
     def step(x, penalised):
         # Every process draws the whole batch's numbers and takes its slice.
@@ -256,6 +261,8 @@ def train(args):
         # What is due: numbers, a sheet, a checkpoint
         journal.add(**losses)
         found = {}
+        if rank == 0 and args.show_ema and journal.looked_at:
+            plumbing.settle(emas.values(), look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             found = show_drawn(journal, shown, x_real, z_fixed, autocast)
         journal.save(shown | {"discriminator": discriminator}, **found)

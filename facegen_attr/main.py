@@ -288,6 +288,14 @@ def train(args):
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)
     exclusive = exclusions(args.attributes).to(device)
+
+    def look_on(chosen):
+        """What a step makes, by the running mean."""
+        x, c = to_tensor(records.images[chosen], device), attributes[chosen]
+        _, others, begin, _ = draw(args, c, pool, exclusive, slice(None))
+        with autocast():
+            imagine(args, ema, x, c, others, begin)
+
     step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now), device)
     for number in journal.steps():
         x, chosen = next(stream)
@@ -298,6 +306,8 @@ def train(args):
         if journal.log_due:
             line = [number, *list(journal.means.values())[:5]]
             state["history"] = torch.cat([state["history"], torch.tensor([line])])
+        if rank == 0 and args.show_ema and journal.looked_at:
+            plumbing.settle([ema], look_on, shown_rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             score = validate(shown, discriminator, start, asked, x_validation, c_validation, journal)
             journal.keep_if_best(score)

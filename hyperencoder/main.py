@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import batches, to_uint8
+from common.celeba import batches, to_tensor, to_uint8
 from common.photos import InputError
 from hyperencoder import plumbing
 from hyperencoder.anomaly import anomaly
@@ -181,6 +181,12 @@ def train(args):
         spread = {"max": embedding.max(), "min": embedding.min(), "std": embedding.float().std(0).mean()}
         return {"mse": loss} | {f"embedding/{name}": value for name, value in spread.items()}
 
+    def look_on(chosen):
+        """What a step repeats, by the running mean: each person's share of pictures in a batch."""
+        some = [np.resize(rows[chosen % len(rows)], share) for rows in train_rows]
+        with autocast():
+            ema(to_tensor(records.images[np.concatenate(some)], device))
+
     step = replayed(step, device)
     for number in journal.steps():
         if args.schedule == "cosine":  # over all epochs, whatever --steps says, so that a run can be continued
@@ -193,6 +199,8 @@ def train(args):
         if journal.log_due:
             journal.scalar("learning_rate", float(optimizer.param_groups[0]["lr"]))
         found = {}
+        if args.show_ema and journal.looked_at:  # in each process, since all of them validate
+            plumbing.settle([ema], look_on, np.arange(pictures), args.batch_size)
         if journal.epoch_end:
             errors = validate(shown, records, validation_rows, device, autocast, rank, world)
             journal.scalar("loss/mse", errors.mean().item(), "validation")

@@ -434,7 +434,7 @@ def make_ema(network):
 def update_ema(ema, network, step, decay=0.999):
     """Move the running mean of the weights on: ema = decay * ema + (1 - decay) * weights; quicker at first.
 
-    step: a 0-dim tensor on the device, from 1 on. Buffers (batch norm's statistics) are copied.
+    step: a 0-dim tensor on the device, from 1 on. Buffers (batch norm's statistics) are copied: see `settle`.
     """
     weight = (9 / (10 + step)).clamp(min=1 - decay)
     mine, theirs = list(ema.parameters()), list(network.parameters())
@@ -444,6 +444,28 @@ def update_ema(ema, network, step, decay=0.999):
     pairs = [pair for pair in zip(ema.buffers(), network.buffers(), strict=True) if pair[0] is not pair[1]]
     if pairs:
         torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+
+
+@torch.no_grad()
+def settle(emas, run, rows, size, count=16):
+    """Measure batch norm's statistics of running means of weights anew, before they are shown or kept.
+
+    Those that `update_ema` copies fit other weights, the learning ones, and cost as much as many steps gain (as arXiv
+    1803.05407, section 3.2, says of averaged weights). run(chosen): shows the emas what a training step would, on
+    pictures in these rows of the training part; size: how many; count: batches that the statistics are the mean of.
+    """
+    norms = [part for ema in emas for part in ema.modules() if hasattr(part, "running_mean")]
+    if not norms:
+        return
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean of all batches
+    for ema in emas:
+        ema.train()
+    for chosen in np.resize(subset(rows, count * size), (count, size)):
+        run(chosen)
+    for ema in emas:
+        ema.eval()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -803,8 +825,8 @@ class Journal:
         self.epoch_end = end or self.step % self.period == 0
         self.sheet_due = end or self.step % (self.args.sample_every or self.period) == 0
         self.save_due = end or self.step % (self.args.save_every or self.period) == 0
-        looked_at = self.save_due or self.sheet_due or self.epoch_end or self.stopping  # nothing unseen is saved
-        self.log_due = looked_at or self.step % self.args.log_every == 0
+        self.looked_at = self.save_due or self.sheet_due or self.epoch_end or self.stopping  # nothing unseen is saved
+        self.log_due = self.looked_at or self.step % self.args.log_every == 0
         self.better = False
         if self.log_due:
             self.log(list(losses))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -134,6 +135,24 @@ def test_running_mean_shares_constants_and_follows_the_weights():
     plumbing.update_ema(ema, net, torch.tensor(1e6))
     torch.testing.assert_close(ema.weight, before + 9 / 11 + 0.001 * 2 / 11)
     assert torch.equal(ema.statistics, net.statistics)
+
+
+def test_a_running_mean_gets_batch_norms_statistics_of_its_own():
+    """Those of what its own weights make of the batches that it is shown, and not of other weights."""
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    ema = plumbing.make_ema(net)
+    with torch.no_grad():
+        ema[0].weight.mul_(5)
+    pictures = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    shown = []
+    plumbing.settle([ema], lambda chosen: (shown.append(chosen), ema(pictures[chosen])), np.arange(40), size=8, count=5)
+    made = ema[0](pictures).detach()
+    assert sorted(np.concatenate(shown)) == list(range(40)) and not ema.training
+    assert torch.allclose(ema[1].running_mean, made.mean(0), atol=1e-5)
+    assert torch.allclose(ema[1].running_var, made.var(0), rtol=0.3)
+    plumbing.settle([ema], shown.append, np.arange(3), size=8, count=2)  # few rows come again
+    assert [len(chosen) for chosen in shown[-2:]] == [8, 8] and set(shown[-1]) == {0, 1, 2}
+    plumbing.settle([torch.nn.Linear(2, 2)], None, np.arange(3), size=8)  # nothing to measure: nothing is run
 
 
 def test_a_checkpoint_holds_constants_once(tmp_path):
