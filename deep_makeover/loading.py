@@ -61,7 +61,7 @@ def run_name(args):
 
 
 def load_records(args, device, rank=0):
-    """The data set's faces without hair, the box of CelebA's aligned pictures, packed once; rank 0 packs them first."""
+    """The data set's faces, the box of CelebA's aligned pictures, packed once; rank 0 packs them first."""
     dataset = CelebA(args.dataset_dir)
     if args.attribute_file:
         path = Path(args.attribute_file)

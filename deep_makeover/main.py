@@ -46,6 +46,7 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
         network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005, beta1=0.5,
         annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, instance_noise=0.0, lambda_class=0.1,
         lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True, sample_every=200,
+        box="9,18,160,200", scale=0.5,
     ),
 }  # fmt: skip
 WGAN = dict(  # what --loss wgan sets on top of the document's recipe: the last state of its program
@@ -74,8 +75,8 @@ def parse_args(argv=None):
     add("--network", choices=("document", "compact"), help="pair of networks (best: compact)")
     add("--poolings", type=poolings, default=2, help="of the document's generator, 1 to 4 (default: 2)")
     add("--init", choices=("residual", "default"), default="residual", help="first weights (residual)")
-    add("--box", help="x,y,width,height in CelebA's 178 x 218 (default: 49,90,80,100)")
-    add("--scale", type=plumbing.rate, help="pixels of a picture for one of CelebA's (default: 1)")
+    add("--box", help="x,y,width,height in CelebA's 178 x 218 (49,90,80,100; best: 9,18,160,200)")
+    add("--scale", type=plumbing.rate, help="pixels of a picture for one of CelebA's (1; best: 0.5)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=0, batch_size=None, steps=45000, seed=10).add_argument
     add("--learning_rate_start", dest="learning_rate", type=plumbing.rate, **same, help="the same as --learning_rate")

@@ -104,7 +104,8 @@ def changer(tmp_path_factory):
     generator = CompactGenerator()
     generator.draw.bias.data[0] = 40 / 127.5
     folder = tmp_path_factory.mktemp("changer")
-    args = script.parse_args(["--dataset_dir", "faces", "--recipe", "best", *map(str, SMALL), *places(folder)])
+    tight = ["--box", "49,90,80,100", "--scale", "1"]
+    args = script.parse_args(["--dataset_dir", "faces", "--recipe", "best", *map(str, SMALL), *tight, *places(folder)])
     save_checkpoint(folder / "redder.pt", vars(args), {"generator": generator}, step=1)
     return folder / "redder.pt"
 
