@@ -86,6 +86,7 @@ def test_rows_of_launches_and_searches(tmp_path, monkeypatch):
         return f"4 faces, 9 steps, {seconds[way]:.3f} seconds a face, MSE 0.1 in [0, 1], 12.50 dB: folder\n"
 
     monkeypatch.setattr(latency, "quietly", project)
+    monkeypatch.setattr(latency, "ROOT", tmp_path)  # where no model has come along
     args = bench.parse_args([*SMALL, "--dataset_dir", str(tmp_path), "--out_dir", str(tmp_path)])
     (row,) = latency.projection(args)
     assert row["ratio"] == pytest.approx(50) and row["theirs"] == "1.000 (12.50 dB)"
