@@ -7,7 +7,7 @@ It calls the projects' own verbs and the other benchmarks, on the test part of t
 --write also what stands between the two marks of that file. Each table has its command. What cannot be measured here
 (a model that is not there, packages of requirements-bench.txt) is said in its place. --quick measures with so few
 pictures that the numbers say nothing: whether all of it runs. --only chooses tables by the beginnings of their names;
-the others stay as they were measured last with the same --out_dir, as long as the models are the same.
+of the others what was measured last with this --out_dir stays, as long as models and data set are the same.
 """
 
 import argparse
@@ -341,15 +341,16 @@ def main(argv=None):
     bench, tables = Bench(args), {}
     bench.out.mkdir(parents=True, exist_ok=True)
     bench.cache.mkdir(parents=True, exist_ok=True)
-    log = bench.out / "measured.json"  # of the last run, and of this one as far as it has come
+    log = bench.out / ("quick.json" if args.quick else "measured.json")  # of the last run, and of this as far as it is
     kept = json.loads(log.read_text(encoding="utf-8")) if log.exists() else {}
-    measured = kept["tables"] if kept.get("of") == models_are() else {}
+    of = [models_are(), str(Path(args.dataset_dir).resolve())]
+    measured = kept["tables"] if kept.get("of") == of else {}
     for name, measure in TABLES.items():
         if name.startswith(tuple(args.only)):
             try:
                 tables[name] = measure(bench)
                 measured[name] = tables[name]._asdict()
-                log.write_text(json.dumps(dict(of=models_are(), tables=measured), indent=1), encoding="utf-8")
+                log.write_text(json.dumps(dict(of=of, tables=measured), indent=1), encoding="utf-8")
             except InputError as error:
                 tables[name] = error
                 print(f"{name}: not measured, {error}")

@@ -162,7 +162,9 @@ def main(argv=None):
     names = itertools.chain(["out_tour"], (f"out_tour_{i}" for i in range(2, 10**6)))
     out = Path(args.out_dir or next(name for name in names if not os.path.exists(name)))
     new_folder(out, args.overwrite)
-    still = out.absolute() / f"{photo.stem}.png"  # of a GIF the first picture: the verbs would make a GIF of it
+    # Of a GIF the first picture, of which the verbs would make a GIF; in a folder of its own, whatever its name.
+    still = out.absolute() / "photo" / f"{photo.stem}.png"
+    still.parent.mkdir(exist_ok=True)
     Image.fromarray(image).save(still)
 
     rows, sections = {}, []
@@ -187,6 +189,7 @@ def main(argv=None):
     if not rows:
         still.unlink()
         with contextlib.suppress(OSError):
+            still.parent.rmdir()
             out.rmdir()
         raise InputError(f"no project has a model to show: {wrong}")
     save_sheet(out / "tour.png", rows, columns=9)

@@ -278,10 +278,10 @@ def train(args):
         """What a step makes, by the running means."""
         x, z = to_tensor(records.images[chosen], device), gan.latent.draw(len(chosen), device=device)
         with autocast():
-            ema.discriminator(x)
+            z_hat = gan.latent.squash(ema.discriminator.read(x).float())
             ema.generator(z)
             if args.lambda_rec:
-                ema.generator(gan.latent.squash(ema.discriminator.read(x).float()))
+                ema.generator(z_hat)
 
     step = replayed(step, device)
     for number in journal.steps():

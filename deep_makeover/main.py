@@ -172,7 +172,7 @@ def train(args):
 
     def look_on(chosen):
         """What a step makes over, by the running mean: source faces, and some of the target's that are to stay."""
-        x, y = (to_tensor(records.images[np.resize(side[chosen % len(side)], len(chosen))], device) for side in rows)
+        x, y = (to_tensor(records.images[side[chosen % len(side)]], device) for side in rows)
         with autocast():
             ema(torch.cat([x, y[::4] if args.lambda_keep else y[:0]]))
 

@@ -89,7 +89,8 @@ def attribute_vectors(args, model):
     """
     flags, name = beside(args, "_vectors")
     files = [place(flags, "model", name)]
-    if files[0].parent == plumbing.PROJECT:  # what comes with the program stays: others are kept with one's own models
+    # What comes with the program stays as it is: others are kept with one's own models.
+    if files[0].parent.resolve() == plumbing.PROJECT.resolve():
         files.insert(0, Path(plumbing.PROJECT, "models", f"{name}.pt"))
     kept = [kept_vectors(file, model) for file in files]
     there = [part[args.vectors] for part in kept if args.vectors in part]
@@ -100,8 +101,8 @@ def attribute_vectors(args, model):
             raise InputError(f"{files[-1]} does not hold these vectors{known}: give --dataset_dir, with labels, once")
         if model.encoder is None:
             raise InputError("attribute vectors need the training faces' z: --run train_encoder first")
-        before = kept[0][args.vectors]["names"] if args.vectors in kept[0] else []
-        wider = argparse.Namespace(**vars(args) | dict(attributes=list(dict.fromkeys([*before, *args.attributes]))))
+        names = dict.fromkeys([*kept[0].get(args.vectors, {}).get("names", []), *args.attributes])
+        wider = argparse.Namespace(**vars(args) | dict(attributes=list(names)))
         vectors = labelled_vectors(wider, model, load_records(args, model.device))
         found = dict(names=[*vectors], vectors=torch.stack([*vectors.values()]))
         save_checkpoint(files[0], {}, {}, inverts=model.version, **kept[0] | {args.vectors: found})
@@ -112,7 +113,8 @@ def attribute_vectors(args, model):
 def kept_vectors(file, model):
     """What a file holds for this model's generator: "mean" or "regression" -> names and vectors; {} if nothing."""
     state = read_checkpoint(file)["state"] if file.exists() else {}
-    return {kind: state[kind] for kind in ("mean", "regression") if kind in state and state["inverts"] == model.version}
+    fits = state.get("inverts") == model.version
+    return {kind: state[kind] for kind in ("mean", "regression") if fits and kind in state}
 
 
 def labelled_vectors(args, model, records):

@@ -112,7 +112,7 @@ def train_vae(args):
         network.to(device, memory_format=torch.channels_last)
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
-    parameters = [parameter for network in reversed(networks.values()) for parameter in network.parameters()]
+    parameters = [*networks["encoder"].parameters(), *networks["generator"].parameters()]
     optimizer = make_adam(parameters, args.learning_rate, args.beta1)
 
     # Logbook

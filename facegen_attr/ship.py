@@ -25,9 +25,9 @@ def ship(args):
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
     write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, known=known)
-    if not (path := predictor_file(args)).exists():
-        print(f"no {path}, so none is written: without one, this model changes no photo")
-    else:
+    if (path := predictor_file(args)).exists():
         content = read_checkpoint(path)
         fill(Predictor(), content, "predictor", path)  # another's is not written
         write_shipped(out / "predictor.pt", content, {"predictor": content["predictor"]}, about)
+    else:
+        print(f"no {path}, so none is written: without one, this model changes no photo")

@@ -183,7 +183,7 @@ def train(args):
 
     def look_on(chosen):
         """What a step repeats, by the running mean: each person's share of pictures in a batch."""
-        some = [np.resize(rows[chosen % len(rows)], share) for rows in train_rows]
+        some = [rows[chosen[:share] % len(rows)] for rows in train_rows]
         with autocast():
             ema(to_tensor(records.images[np.concatenate(some)], device))
 

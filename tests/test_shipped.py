@@ -208,9 +208,9 @@ def test_ones_own_model_comes_first(home, ask, tmp_path):
 def test_vectors_join_those_that_are_there_and_leave_the_shipped_alone(ask, home, tmp_path):
     shutil.copytree(home / "face_math", tmp_path / "face_math")
     shipped = (tmp_path / "face_math/gan_vectors.pt").read_bytes()
-    line = f"--run arithmetic --n_iter 0 --count 1 --model_path {tmp_path / 'face_math/gan.pt'} --dataset_dir"
-    for name in ("Bald", "Bangs"):
-        code, _, error = ask("face_math", f"{line} {home / 'drawn'} --attributes {name}", tmp_path)
+    line = f"--run arithmetic --n_iter 0 --count 1 --dataset_dir {home / 'drawn'}"
+    for name, file in (("Bald", tmp_path / "face_math/gan.pt"), ("Bangs", "face_math/gan.pt")):  # from where one stands
+        code, _, error = ask("face_math", f"{line} --model_path {file} --attributes {name}", tmp_path)
         assert code == 0, error
     assert (tmp_path / "face_math/gan_vectors.pt").read_bytes() == shipped
     (mine,) = (tmp_path / "face_math/models").glob("*_vectors.pt")
