@@ -12,7 +12,10 @@ import torch.nn.functional as F
 from common.celeba import SQUARE
 from common.mtcnn import MTCNN
 
+ALIKE = 0.5  # face distance below which pictures cannot be told from real ones by it: so far may two sets of these be
 R1_EVERY = 16  # steps from gradient penalty to gradient penalty, which then counts so many times
+BY_HEART = 0.3  # how much of what it tells real from generated pictures by a discriminator may owe to its memory
+RAMP = 100_000  # pictures after which all are augmented if that is always too much, and none if it never is
 FACE = (36, 72, 107, 107)  # left, top, width and height of the face in CelebA's aligned pictures
 
 
@@ -53,6 +56,11 @@ def face_distance(x_fake, x_real, crop=SQUARE):
     return (sum(within) - 2 * between.mean()).item()
 
 
+def score(distance):
+    """What a model is kept by, of a face distance: less is better, and where it tells nothing any more the newest."""
+    return max(distance, ALIKE)
+
+
 @torch.no_grad()
 def face_numbers(x, crop=SQUARE):
     """The 256 numbers from which MTCNN's O-Net reads a face, (N, 256), of pictures (N, 3, H, W) in [-1, 1].
@@ -73,6 +81,31 @@ def face_numbers(x, crop=SQUARE):
 def face_reader(device):
     """O-Net but for its answers: (N, 3, 48, 48) -> (N, 256)."""
     return MTCNN(device).onet.body
+
+
+def by_heart(d_train, d_validation, d_fake):
+    """Whether a discriminator knows training pictures by heart, (), more than 0 if so, from its logits of three kinds.
+
+    It finds them more real than validation pictures: r_v of Karras et al., arXiv 2006.06676, section 3.1, less BY_HEART
+    and times its divisor.
+    """
+    train, validation, fake = (logits.detach().mean() for logits in (d_train, d_validation, d_fake))
+    return (train - validation) - BY_HEART * (train - fake)
+
+
+def adapt(share, known, batch_size):
+    """Augment a larger share of the pictures while the discriminator knows the training ones by heart, else a smaller.
+
+    share (): in [0, 1], changes in place; known (): of by_heart, the mean of all processes; batch_size: of all.
+    """
+    share.add_(known.sign() * (batch_size / RAMP)).clamp_(0, 1)
+
+
+def augmentation(share, views, count):
+    """Numbers (views, 7, count) for `diff_augment`; but for a share () of the pictures those that change nothing."""
+    numbers = torch.rand(views, 8, count, device=share.device)
+    still = (torch.arange(7, device=share.device) // 5 * 1.5 + 0.5)[:, None]  # 0.5, and a hole at 2, which is outside
+    return torch.where(numbers[:, 7:] < share, numbers[:, :7], still)
 
 
 def diff_augment(x, numbers):

@@ -5,10 +5,10 @@ from functools import partial
 import torch
 
 from dapgan.digits import deform, digit_loss
-from dapgan.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from dapgan.gan import R1_EVERY, adapt, by_heart, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from dapgan.loading import draw
 from dapgan.losses import prior_distance, reconstruction_loss
-from dapgan.plumbing import descend
+from dapgan.plumbing import descend, mean_of_processes
 
 
 def judge(discriminator, x, numbers):
@@ -16,13 +16,14 @@ def judge(discriminator, x, numbers):
     return discriminator(x if numbers is None else diff_augment(x, numbers))[0].float()
 
 
-def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters=None, penalty=False):
+def infogan_step(args, gan, g_optimizer, d_optimizer, mine, share, others, x, clusters=None, penalty=False):
     """InfoGAN: G against D, D on real and generated, then both so that the latent can be read in what G makes.
 
-    x: real pictures; clusters (N,): what digits are to be read as; penalty: whether it is the gradient penalty's turn.
-    Returns the losses by name.
+    share (): of the pictures that the discriminator sees augmented, changes in place; others: validation
+    pictures; x: training pictures; clusters (N,): what digits are to be read as; penalty: whether it is the gradient
+    penalty's turn. Returns the losses by name.
     """
-    z, moves, numbers, directions = draw(args, gan, mine)
+    z, moves, numbers, directions = draw(args, gan, mine, share)
     if args.deform:
         x, twin = deform(x, moves[0]), deform(x, moves[1])
     generator, discriminator, losses = gan.generator, gan.discriminator, {}
@@ -40,11 +41,18 @@ def infogan_step(args, gan, g_optimizer, d_optimizer, mine, x, clusters=None, pe
     with gan.autocast():
         d_real = judge(discriminator, x, numbers[0])
         d_fake = judge(discriminator, x_fake.detach().float(), numbers[1])
+        if args.diff_augment:
+            with torch.no_grad():
+                chosen = torch.randint(len(others), (args.batch_size,), device=x.device)[mine]
+                d_other = judge(discriminator, others[chosen], numbers[2])
     d_loss = losses["d"] = discriminator_loss(d_real, d_fake)
     if penalty:
         r1 = r1_penalty(partial(judge, discriminator, numbers=numbers[0]), x)
         d_loss = d_loss + args.lambda_r1 / 2 * R1_EVERY * r1
     descend(d_loss, d_optimizer)
+    if args.diff_augment:
+        adapt(share, mean_of_processes(by_heart(d_real, d_other, d_fake)), args.batch_size)
+        losses["augmented/share"] = share
 
     # 3. Both: the latent of generated pictures can be read in them, real ones are repeated, real digits are read
     with gan.autocast():

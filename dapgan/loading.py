@@ -17,6 +17,7 @@ from common.celeba import SQUARE, load_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from dapgan import plumbing
+from dapgan.gan import augmentation
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup, shown_part
 
@@ -128,15 +129,17 @@ def with_ema(gan):
     return replace(gan, generator=make_ema(gan.generator), discriminator=make_ema(gan.discriminator))
 
 
-def draw(args, gan, mine):
+def draw(args, gan, mine, share=None):
     """What is random in a step: latents (N, L), and, as the flags ask for them, how digits are deformed (2, 2, N),
-    augmentation (2, 7, N), directions (L, 128). Every process draws the whole batch's and takes its slice, `mine`."""
-    count, device, moves, numbers, directions = args.batch_size, gan.device, None, (None, None), None
+    augmentation (3, 7, N) of a share () of the pictures, directions (L, 128). Every process draws the whole batch's and
+    takes its slice, `mine`.
+    """
+    count, device, moves, numbers, directions = args.batch_size, gan.device, None, (None,) * 3, None
     z = gan.latent.draw(count, device=device)[mine]
     if args.deform:
         moves = (torch.rand(2, 2, count, device=device) * 2 - 1)[:, :, mine]
     if args.diff_augment:
-        numbers = torch.rand(2, 7, count, device=device)[:, :, mine]
+        numbers = augmentation(share, 3, count)[:, :, mine]
     if args.lambda_rec:
         directions = torch.randn(gan.latent.size, 128, device=device)
     return z, moves, numbers, directions

@@ -27,7 +27,7 @@ from dapgan import plumbing
 from dapgan.augmentation import augment
 from dapgan.digits import deform, find_clusters
 from dapgan.evaluation import evaluate
-from dapgan.gan import R1_EVERY
+from dapgan.gan import R1_EVERY, score
 from dapgan.infogan import infogan_step
 from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split, with_ema
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
@@ -127,7 +127,7 @@ def parse_args(argv=None):
     add("--lambda_digit", type=weight, help="digits: weight of reading real ones (best: 1)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
     add("--deform", **SWITCH, help="slant and stretch real digits at random (best: True)")
-    add("--diff_augment", **SWITCH, help="infogan's discriminator sees all augmented (best: True)")
+    add("--diff_augment", **SWITCH, help="augmented pictures for infogan's D that knows its own by heart (best: True)")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -258,13 +258,15 @@ def train(args):
     parts = dict(generator=gan.generator, discriminator=gan.discriminator)
     parts |= dict(ema_generator=ema.generator, ema_discriminator=ema.discriminator)
     parts |= dict(g_optimizer=g_optimizer, d_optimizer=d_optimizer)
-    journal = Journal(args, run_name(args), parts, len(rows), about, facts, device, rank, k=0.0)
+    journal = Journal(args, run_name(args), parts, len(rows), about, facts, device, rank, k=0.0, augmented=0.0)
     k = journal.state["k"] = torch.tensor(float(journal.state["k"]), device=device)
+    share = journal.state["augmented"] = torch.tensor(float(journal.state["augmented"]), device=device)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     fixed = gan.latent.draw(len(x_real), torch.Generator().manual_seed(args.seed)).to(device)
     clusters = find_clusters(records, rows, gan.latent, device) if args.lambda_digit else None
     learning = args, gan, g_optimizer, d_optimizer, mine
-    update = partial(infogan_step, *learning) if args.model == "infogan" else partial(began_step, *learning, k)
+    own = (infogan_step, share, x_real) if args.model == "infogan" else (began_step, k)
+    update = partial(own[0], *learning, *own[1:])
 
     def step(*seen, **flags):
         """Generator and discriminator, and the running means of their weights, one step on."""
@@ -300,7 +302,7 @@ def train(args):
             plumbing.settle([ema.generator, ema.discriminator], look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
             found["distance"] = draw_sheet(journal, shown, fixed, x_real, args.data == "celeba")
-            journal.keep_if_best(found["distance"])
+            journal.keep_if_best(score(found["distance"]) if args.data == "celeba" else found["distance"])
         journal.save(dict(generator=shown.generator, discriminator=shown.discriminator), **found)
     journal.close("distance {:.4g}".format if args.data == "celeba" else lambda _: "the newest that has not collapsed")
     if rank == 0:

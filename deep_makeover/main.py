@@ -25,7 +25,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository r
 from common.celeba import batches, subset, to_tensor
 from common.photos import InputError
 from deep_makeover import loading, plumbing
-from deep_makeover.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from deep_makeover.gan import (
+    R1_EVERY,
+    adapt,
+    augmentation,
+    by_heart,
+    diff_augment,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+    score,
+)
 from deep_makeover.loading import load_records, make_over, run_name, sides
 from deep_makeover.measure import fit_reader, test, validate
 from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
@@ -98,7 +108,7 @@ def parse_args(argv=None):
     add("--lambda_keep", type=weight, help="target faces stay as they are (document: 0, best: 10)")
     add("--lambda_r1", type=weight, help="gradient penalty on real pictures (document: 0, best: 1)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add("--diff_augment", **SWITCH, help="the discriminator sees all augmented (default: False)")
+    add("--diff_augment", **SWITCH, help="augmented pictures for a discriminator that knows its own by heart")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -160,13 +170,15 @@ def train(args):
     # Logbook
     about = f"{len(rows[0])} faces to become as {len(rows[1])} others"
     facts = dict(data=records.describe(), mode=args.mode)
-    journal = Journal(args, run_name(args), parts, len(rows[0]), about, facts, device, rank, d_last=0.0)
+    journal = Journal(args, run_name(args), parts, len(rows[0]), about, facts, device, rank, d_last=0.0, augmented=0.0)
     state, started = journal.state, None
+    share = state["augmented"] = torch.tensor(float(state["augmented"]), device=device)
     streams = [
         batches(records, side, args.batch_size, device, args.seed + number, journal.step, rank, world, args.flip)
         for number, side in enumerate(rows)
     ]
-    step = make_step(args, **parts, now=journal.now, mine=mine, autocast=autocast)
+    others = to_tensor(validation[1], device)
+    step = make_step(args, **parts, now=journal.now, share=share, others=others, mine=mine, autocast=autocast)
     if not args.disc_loss_threshold:  # with it the host decides, by the loss of a step, what the next one does
         step = replayed(step, device)
 
@@ -208,7 +220,7 @@ def train(args):
                 journal.bar.write(f"step {number}: {told}")
             # What hardly changes a face looks real: what a reader that is not asked in training does not take for the
             # target counts as well.
-            journal.keep_if_best(found["distance"] / max(found["read"], 0.01) ** 4)
+            journal.keep_if_best(score(found["distance"]) / max(found["read"], 0.01) ** 4)
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})
@@ -231,8 +243,12 @@ def pixel_share(args, heat):
     return args.pixel_loss_min + (args.pixel_loss_max - args.pixel_loss_min) * heat
 
 
-def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now, mine, autocast):
-    """The training step of these networks; now: its number, on the device; mine: this process's slice of a batch."""
+def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now, share, others, mine, autocast):
+    """The training step of these networks.
+
+    now: its number, on the device; share (): of the pictures that the discriminator sees augmented, changes in place;
+    others: validation faces of the target; mine: this process's slice of a batch.
+    """
     d_adversarial, g_adversarial = LOSSES[args.loss]
     zero, weights = torch.zeros_like(now), list(discriminator.parameters())
 
@@ -248,9 +264,9 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
         """x: source, y: target faces; penalised: with the gradient penalty; alone: only the discriminator learns."""
         # Every process draws the whole batch's numbers and takes its slice. Noise is on the scale of [0, 1].
         heat = temperature(now, args.annealing_half_life)
-        numbers, noises = [None] * 3, [None] * 2
+        numbers, noises = [None] * 4, [None] * 2
         if args.diff_augment:
-            numbers = torch.rand(3, 7, args.batch_size, device=x.device)[:, :, mine]
+            numbers = augmentation(share, 4, args.batch_size)[:, :, mine]
         if args.instance_noise:
             noises = truncated_noise((2, args.batch_size, *x.shape[1:]), x.device)[:, mine]
             noises = noises * (2 * args.instance_noise * heat)
@@ -262,6 +278,12 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
 
         # 1. Discriminator: tell target faces from made-over ones, and with a second logit from source faces
         real, fake = judge(y, numbers[0], noises[0]), judge(x_fake.detach(), numbers[1], noises[1])
+        if args.diff_augment:
+            with torch.no_grad():
+                chosen = torch.randint(len(others), (args.batch_size,), device=x.device)[mine]
+                other = judge(others[chosen], numbers[3], noises[0])
+            known = by_heart(real[:, 0], other[:, 0], fake[:, 0])
+            adapt(share, plumbing.mean_of_processes(known), args.batch_size)
         d_loss, side_loss, penalty = d_adversarial(real[:, 0], fake[:, 0]), zero, zero
         if args.lambda_class:
             side_loss = discriminator_loss(real[:, 1], judge(x, numbers[2])[:, 1])
@@ -288,6 +310,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
             descend(total, g_optimizer)
             update_ema(ema, generator, now)
         losses = {"d": d_loss, "g": g_loss, "pixel": near_loss, "class": side_loss, "keep": keep_loss}
+        losses |= {"augmented/share": share} if args.diff_augment else {}
         return {name: loss.detach() for name, loss in losses.items()}
 
     return step

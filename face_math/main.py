@@ -31,10 +31,30 @@ from face_math.compare import compare
 from face_math.complete import complete
 from face_math.explore import average, interpolate, project, sample
 from face_math.filler import train_filler
-from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from face_math.gan import (
+    R1_EVERY,
+    adapt,
+    augmentation,
+    by_heart,
+    diff_augment,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
+from face_math.plumbing import (
+    SWITCH,
+    Journal,
+    descend,
+    make_adam,
+    make_ema,
+    path,
+    replayed,
+    setup,
+    up_to,
+    update_ema,
+)
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 from face_math.ship import ship
@@ -52,7 +72,7 @@ RECIPES = {
     ),
     "best": dict(
         kernel=4, d_batch_norm=False, g_steps=1, learning_rate=0.0005, beta1=0.5, beta2=0.99, flip=True,
-        diff_augment=True, lambda_r1=0.1, lambda_rec=2.0, show_ema=True,
+        diff_augment=True, lambda_r1=0.1, lambda_rec=1.0, show_ema=True,
     ),
 }  # fmt: skip
 # Further trainings' own: of an encoder or a VAE, and of a filler.
@@ -135,10 +155,14 @@ def parse_args(argv=None):
     add = plumbing.add_training_flags(parser, RECIPES, epoch=25, batch_size=64).add_argument
     add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (1; best: 32 / width, 1 at most)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add("--diff_augment", **SWITCH, help="the discriminator sees all augmented (document: False, best: True)")
+    add(
+        "--diff_augment",
+        **SWITCH,
+        help="augmented pictures for a discriminator that knows its own by heart (best: True)",
+    )
     add("--lambda_r1", type=plumbing.weight, help="gradient penalty on real pictures (document: 0, best: 0.1)")
     add(
-        "--lambda_rec", type=plumbing.weight, help="an encoder learns along; weight of its error (document: 0, best: 2)"
+        "--lambda_rec", type=plumbing.weight, help="an encoder learns along; weight of its error (document: 0, best: 1)"
     )
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
@@ -194,9 +218,9 @@ def train(args):
     # Logbook
     networks = learners | dict(discriminator=discriminator) | {f"ema_{name}": ema for name, ema in emas.items()}
     parts = networks | dict(g_optimizer=g_optimizer, d_optimizer=d_optimizer)
-    about = f"{len(rows)} training and {len(x_real)} validation faces"
-    facts = dict(data=records.describe())
-    journal = Journal(args, beside(args)[1], parts, len(rows), about, facts, device, rank)
+    about, facts = f"{len(rows)} training and {len(x_real)} validation faces", dict(data=records.describe())
+    journal = Journal(args, beside(args)[1], parts, len(rows), about, facts, device, rank, augmented=0.0)
+    share = journal.state["augmented"] = torch.tensor(float(journal.state["augmented"]), device=device)
     if journal.fresh and args.start_from:
         start_from(args.start_from, networks)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
@@ -220,7 +244,7 @@ def train(args):
     def step(x, penalised):
         # Every process draws the whole batch's numbers and takes its slice.
         z = draw_z(args.batch_size, args.z_size, device=device)[mine]
-        numbers = torch.rand(2, 7, args.batch_size, device=device)[:, :, mine]
+        numbers = augmentation(share, 3, args.batch_size)[:, :, mine]
         directions = torch.randn(args.z_size, 128, device=device)
         for network in learners.values():
             network.train()
@@ -230,9 +254,17 @@ def train(args):
         with autocast():
             x_fake, z_hat, x_hat = make(x, z)
             d_real, d_fake = judge(x, numbers[0]), judge(x_fake.detach(), numbers[1])
+            if args.diff_augment:
+                with torch.no_grad():
+                    others = torch.randint(len(x_real), (args.batch_size,), device=device)[mine]
+                    d_other = judge(x_real[others], numbers[2])
         d_loss = discriminator_loss(d_real, d_fake)
         penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
         descend(d_loss + args.lambda_r1 / 2 * penalty, d_optimizer)
+        losses = dict(d=d_loss)
+        if args.diff_augment:
+            adapt(share, plumbing.mean_of_processes(by_heart(d_real, d_other, d_fake)), args.batch_size)
+            losses["augmented/share"] = share
 
         # 2. Generator: pass for real; with an encoder also: repeat the real face, and give the code back
         discriminator.requires_grad_(False)
@@ -243,7 +275,7 @@ def train(args):
                 d_fake = judge(x_fake, numbers[1])
                 z_again = encoder(x_fake.detach()).float() if encoder else z
             total = g_loss = generator_loss(d_fake)
-            losses = dict(d=d_loss, g=g_loss)
+            losses["g"] = g_loss
             if encoder:
                 rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_again, z) + prior_distance(z_hat, z, directions)
                 total = g_loss + args.lambda_rec * rec_loss + z_loss

@@ -26,7 +26,16 @@ from common.photos import InputError
 from facegen_attr import plumbing
 from facegen_attr.attributes import attribute_list, exclusions, flipped, mismatched, resampled
 from facegen_attr.chart import analyse, draw_history
-from facegen_attr.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from facegen_attr.gan import (
+    R1_EVERY,
+    adapt,
+    augmentation,
+    by_heart,
+    diff_augment,
+    discriminator_loss,
+    generator_loss,
+    r1_penalty,
+)
 from facegen_attr.generate import generate
 from facegen_attr.loading import (
     Model,
@@ -68,11 +77,9 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
     "document": dict(network="document", lambda_mismatch=1.0, lambda_attributes=0.0, lambda_rec=0.5, balance=0.0,
                      lambda_r1=0.0, beta1=0.5, flip=False, diff_augment=False, show_ema=False),
     "best": dict(network="conditional", lambda_mismatch=1.0, lambda_attributes=0.5, lambda_rec=1.5, balance=0.2,
-                 lambda_r1=0.2, beta1=0.5, flip=True, diff_augment=False, show_ema=True,
+                 lambda_r1=0.2, beta1=0.5, flip=True, diff_augment=True, show_ema=True,
                  image_size=64, attributes="8", optimizer="adam", learning_rate=5e-4, train_size=None, epoch=40),
 }  # fmt: skip
-
-EMA = {"document": 0.999, "best": 0.995}  # decay of the running mean of the weights
 
 
 def parse_args(argv=None):
@@ -97,7 +104,11 @@ def parse_args(argv=None):
     add("--lambda_r1", type=weight, help="weight of the gradient penalty, every 16 steps (0: none)")
     add("--balance", type=half, help="repeat faces until each attribute is in this share of them")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add("--diff_augment", **SWITCH, help="recolour, shift and hole what D sees (default: no)")
+    add(
+        "--diff_augment",
+        **SWITCH,
+        help="augmented pictures for a discriminator that knows its own by heart (best: True)",
+    )
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -159,17 +170,18 @@ class Players(NamedTuple):
     d_optimizer: torch.optim.Optimizer
 
 
-def draw(args, c, pool, exclusive, mine):
+def draw(args, c, pool, exclusive, mine, share):
     """All that is random in a step; every process draws for the whole batch and takes its slice `mine`.
 
     c: (N, A), the attributes of this process's real faces; pool: (M, A), those of all; exclusive: see flipped().
-    Returns wrong attributes for these faces, what else is asked for, the noise to begin from, and numbers (views, 7, N)
-    for diff_augment. The editor is asked to leave one face in four as it is, to turn one attribute round of one or two,
-    and to give the others the attributes of another face: many changes at once, and the rare ones often.
+    share (): of the pictures that the discriminator sees augmented. Returns wrong attributes for these faces, what else
+    is asked for, the noise to begin from, and numbers (views, 7, N) for diff_augment. The editor is asked to leave one
+    face in four as it is, to turn one attribute round of one or two, and to give the others the attributes of another
+    face: many changes at once, and the rare ones often.
     """
     rounds = 2 if args.model in REFINERS and not is_editor(args) else 1
-    views = 1 + 2 * rounds if args.diff_augment else 0
-    numbers = torch.rand(5 + 7 * views, args.batch_size, device=c.device)[:, mine]
+    views = 2 + 2 * rounds if args.diff_augment else 0  # real faces, others, and what is made, twice
+    numbers = torch.rand(5, args.batch_size, device=c.device)[:, mine]
     wrong, asked, start = mismatched(c, pool, numbers[:2]), mismatched(c, pool, numbers[2:4]), None
     if is_editor(args):
         kind = numbers[4, :, None]
@@ -177,7 +189,7 @@ def draw(args, c, pool, exclusive, mine):
     if args.model != "dcgan5":
         shape = start_shape(args.model, *picture_size(args))
         start = torch.randn(args.batch_size, *shape, device=c.device)[mine]
-    return wrong, asked, start, numbers[5:].unflatten(0, (views, 7))
+    return wrong, asked, start, augmentation(share, views, args.batch_size)[:, :, mine]
 
 
 def imagine(args, generator, x, c, asked, start):
@@ -204,16 +216,16 @@ def see(x, numbers):
     return diff_augment(x, numbers.transpose(0, 1).flatten(1)).contiguous(memory_format=torch.channels_last)
 
 
-def update(args, players, autocast, pool, exclusive, mine, now, x, c, penalty):
+def update(args, players, autocast, pool, exclusive, mine, now, share, others, x, c, penalty):
     """Step `now` on real faces x of attributes c; penalty: whether R1's is due. Returns what is to be logged."""
     generator, discriminator, ema, g_optimizer, d_optimizer = players
-    wrong, asked, start, numbers = draw(args, c, pool, exclusive, mine)
+    wrong, asked, start, numbers = draw(args, c, pool, exclusive, mine, share)
     generator.train()
     discriminator.train()
     with autocast():
         rounds = imagine(args, generator, x, c, asked, start)
     x_fake, c_fake = (torch.cat([made[i] for made in rounds]).float() for i in (0, 1))
-    numbers, again = numbers[: 1 + len(rounds)], numbers[1 + len(rounds) :]
+    aside, numbers, again = numbers.split([1, 1 + len(rounds), len(rounds)]) if len(numbers) else [numbers] * 3
     losses = {}
 
     # 1. Discriminator: tell real from generated, right attributes from wrong ones, and read the attributes
@@ -221,6 +233,10 @@ def update(args, players, autocast, pool, exclusive, mine, now, x, c, penalty):
     with autocast():
         d_real, reading = discriminator(x_seen, c, *([wrong] if args.lambda_mismatch else []))
         (d_fake,), _ = discriminator(see(x_fake.detach(), numbers[1:]), c_fake)
+        if args.diff_augment:
+            with torch.no_grad():
+                chosen = torch.randint(len(others[0]), (args.batch_size,), device=x.device)[mine]
+                d_other = discriminator.judge(see(others[0][chosen], aside), others[1][chosen]).float()
     d_real, d_fake = [d.float() for d in d_real], d_fake.float()
     d_loss = discriminator_loss(d_real[0], d_fake)
     if args.lambda_mismatch:
@@ -231,6 +247,9 @@ def update(args, players, autocast, pool, exclusive, mine, now, x, c, penalty):
     if penalty:
         total = total + R1_EVERY * args.lambda_r1 / 2 * r1_penalty(partial(discriminator.judge, c=c), x_seen)
     descend(total, d_optimizer)
+    if args.diff_augment:
+        adapt(share, plumbing.mean_of_processes(by_heart(d_real[0], d_other, d_fake)), args.batch_size)
+        losses["augmented/share"] = share
 
     # 2. Generator: pass for real, show the attributes asked for, and stay near the picture fed in
     discriminator.requires_grad_(False)
@@ -246,7 +265,7 @@ def update(args, players, autocast, pool, exclusive, mine, now, x, c, penalty):
         total = total + args.lambda_rec * losses["rec"]
     descend(total, g_optimizer)
     discriminator.requires_grad_(True)
-    update_ema(ema, generator, now, EMA[args.recipe])
+    update_ema(ema, generator, now)
 
     chances = dict(real=d_real[0], fake=d_fake, mismatch=d_real[1] if args.lambda_mismatch else None)
     means = {name: d_loss.new_zeros(()) if d is None else d.sigmoid().mean() for name, d in chances.items()}
@@ -280,11 +299,12 @@ def train(args):
 
     # Logbook
     about = f"{len(train_rows)} training and {len(validation_rows)} validation faces, {len(args.attributes)} attributes"
-    state = dict(history=torch.zeros(0, 6), known=known)
+    state = dict(history=torch.zeros(0, 6), known=known, augmented=0.0)
     parts, facts = players._asdict(), dict(data=records.describe())
     journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank, **state)
     state = journal.state
-
+    share = state["augmented"] = torch.tensor(float(state["augmented"]), device=device)
+    others = x_validation.to(device), c_validation.to(device)
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)
     exclusive = exclusions(args.attributes).to(device)
@@ -292,11 +312,11 @@ def train(args):
     def look_on(chosen):
         """What a step makes, by the running mean."""
         x, c = to_tensor(records.images[chosen], device), attributes[chosen]
-        _, others, begin, _ = draw(args, c, pool, exclusive, slice(None))
+        _, others, begin, _ = draw(args, c, pool, exclusive, slice(None), share)
         with autocast():
             imagine(args, ema, x, c, others, begin)
 
-    step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now), device)
+    step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now, share, others), device)
     for number in journal.steps():
         x, chosen = next(stream)
         losses = step(x, attributes[chosen], penalty=args.lambda_r1 > 0 and number % R1_EVERY == 0)
@@ -309,8 +329,7 @@ def train(args):
         if rank == 0 and args.show_ema and journal.looked_at:
             plumbing.settle([ema], look_on, shown_rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
-            score = validate(shown, discriminator, start, asked, x_validation, c_validation, journal)
-            journal.keep_if_best(score)
+            journal.keep_if_best(validate(shown, discriminator, start, asked, x_validation, c_validation, journal))
         journal.save({"generator": shown.generator}, known=state["known"])
     if journal.writer:
         draw_history(journal.samples, state["history"])

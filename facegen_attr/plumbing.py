@@ -858,8 +858,11 @@ class Journal:
         self.writer.add_image(tag, sheet, self.step, dataformats="HWC")
 
     def keep_if_best(self, score):
-        """Whether the networks are the best so far, by a score of which less is better: then `save` keeps them."""
-        self.better = score < self.state["best"]
+        """Whether the networks are the best so far, by a score of which less is better: then `save` keeps them.
+
+        Of equal ones the newest is: what a score cannot tell apart has had more training.
+        """
+        self.better = score <= self.state["best"] and score < math.inf
         if self.better:
             self.state |= dict(best=score, best_step=self.step)
         return self.better

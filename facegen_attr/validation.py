@@ -3,7 +3,7 @@
 import torch
 
 from facegen_attr.attributes import exclusions, flipped, mismatched
-from facegen_attr.gan import diversity, face_distance
+from facegen_attr.gan import diversity, face_distance, score
 from facegen_attr.loading import crop_of, is_editor, noise
 from facegen_attr.model import REFINERS
 from facegen_attr.predictor import balanced_accuracy
@@ -62,11 +62,11 @@ def validate(model, discriminator, start, asked, x, c, journal):
     rows = {"refined" if model.flags.model == "dcgan5" else "fixed noise": x_fake[:32]}
     columns = max(16, len(model.flags.attributes) + 1)
     journal.sheet(rows | setting_rows(model, start, c), columns)
-    score = distance
+    found = score(distance)
     if model.flags.lambda_attributes:  # real-looking faces that show something else are no good
         read = obeyed(discriminator, x_fake, asked, model.device, model.autocast)
         journal.scalar("attributes/read", read)
-        score = distance / max(read, 0.01) ** 4  # at chance, a half, sixteen times as far
+        found = score(distance) / max(round(read, 2), 0.01) ** 4  # at chance, a half, sixteen times as far
     if is_editor(model.flags):  # doing nothing comes nearest to real faces: the newest that has not collapsed
         return -journal.step if spread >= 0.5 else float("inf")
-    return score
+    return found

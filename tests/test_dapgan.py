@@ -507,7 +507,8 @@ def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, 
             step = partial(predictor_step, args, gan, *optimizers, mine)
         elif model == "infogan":
             given = dict(clusters=clusters) if args.lambda_digit else {}
-            step = partial(infogan_step, args, gan, *optimizers, mine, **given, penalty=args.lambda_r1 > 0)
+            also = torch.full((), 0.5), x.clone()  # the share that is augmented, validation pictures
+            step = partial(infogan_step, args, gan, *optimizers, mine, *also, **given, penalty=args.lambda_r1 > 0)
         else:
             step = partial(script.began_step, args, gan, *optimizers, mine, torch.full((), 0.5))
         step(x)  # optimizers make their state

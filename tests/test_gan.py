@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from common.celeba import FULL, MAKEOVER, SQUARE, CelebA, pack, to_tensor
-from face_math.gan import diff_augment, diversity, face_distance
+from face_math.gan import adapt, augmentation, by_heart, diff_augment, diversity, face_distance, score
 
 
 def pictures(count=64, size=64):
@@ -77,3 +77,30 @@ def test_diff_augment_lets_the_gradient_through():
     x = pictures(4).requires_grad_()
     diff_augment(x, torch.rand(7, 4, generator=torch.Generator().manual_seed(1))).square().sum().backward()
     assert all(x.grad[i].abs().sum() > 0 for i in range(4))
+
+
+def test_no_picture_one_in_so_many_or_every_one_is_augmented():
+    x = pictures(256, 16)
+    for share in (0.0, 0.3, 1.0):
+        torch.manual_seed(0)
+        drawn = augmentation(torch.tensor(share), 2, 256)
+        assert drawn.shape == (2, 7, 256)
+        changed = (diff_augment(x, drawn[0]) - x).abs().amax((1, 2, 3)) > 1e-5
+        assert changed.float().mean().item() == pytest.approx(share, abs=0.1)
+
+
+def test_more_is_augmented_only_while_training_pictures_seem_more_real_than_validation_ones():
+    share = torch.zeros(())
+    heart, not_heart = (torch.tensor(2.0), torch.tensor(-1.0), torch.tensor(-2.0)), (torch.ones(3) * 2).split(1)
+    for _ in range(100):
+        adapt(share, by_heart(*heart), 500)
+    assert share.item() == pytest.approx(0.5, abs=1e-4)
+    for _ in range(300):
+        adapt(share, by_heart(not_heart[0], not_heart[1] + 0.1, not_heart[2] - 4), 500)
+    assert share.item() == 0
+    fixed = torch.tensor([1.0, 0.75, 0.0])  # a quarter of what is told apart: not yet by heart
+    assert by_heart(*fixed.split(1)) < 0 < by_heart(*torch.tensor([1.0, 0.6, 0.0]).split(1))
+
+
+def test_a_distance_that_tells_nothing_does_not_rank():
+    assert score(0.01) == score(-0.2) == score(0.4) < score(0.6) < score(3.0)

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import math
 import os
 import signal
 import subprocess
@@ -286,6 +287,14 @@ def test_the_logbook_knows_what_is_due(tmp_path, capsys):
     assert journal.state["best_step"] == 6 and plumbing.read_checkpoint(tmp_path / "models/a.pt")["state"]["step"] == 6
     assert "trained 12 of 12 steps" in capsys.readouterr().out
     assert list(make_journal(tmp_path).steps()) == [] and "already" in capsys.readouterr().out
+
+
+def test_of_equally_good_models_the_newest_is_kept_and_never_a_collapsed_one(tmp_path):
+    journal, kept = make_journal(tmp_path), []
+    for step, score in zip(journal.steps(), [math.inf, 3.0, 0.5, 0.7, 0.5, math.inf], strict=False):
+        journal.add(d=torch.zeros(()))
+        kept += [step] if journal.keep_if_best(score) else []
+    assert kept == [2, 3, 5] and journal.state["best_step"] == 5
 
 
 def test_a_run_that_ends_before_its_first_sheet_names_no_model(tmp_path, capsys):
