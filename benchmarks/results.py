@@ -52,9 +52,9 @@ class Bench:
         return str(few if self.quick else count)
 
     def dapgan(self):
-        """The model of faces that is there, info_began or infogan."""
-        return next((f"dapgan/{name}" for name in ("info_began", "infogan") if (MODELS / f"dapgan/{name}.pt").exists()),
-                    "dapgan/info_began")  # fmt: skip
+        """The model of faces that is there, infogan or info_began."""
+        return next((f"dapgan/{name}" for name in ("infogan", "info_began") if (MODELS / f"dapgan/{name}.pt").exists()),
+                    "dapgan/infogan")  # fmt: skip
 
     def model(self, file):
         """A model's path. InputError: it is not there."""

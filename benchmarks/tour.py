@@ -32,7 +32,7 @@ from common.photos import InputError, new_folder, read_image, save_sheet
 from hyperencoder.plumbing import fail, path
 
 SIDE = 160  # pixels of a picture on the sheet
-OTHERS = {"info_began": ["infogan"]}  # which may be shipped in its place
+OTHERS = {"infogan": ["info_began"]}  # which may be shipped in its place
 
 
 class Stop(NamedTuple):
@@ -99,7 +99,7 @@ STOPS = [
     Stop("deep_makeover: women to men", "The same networks, trained the other way.",
          "deep_makeover/ftm", "--run inference --train_mode ftm --keep_all", made_over),
     Stop("dapgan: one picture, varied into many", "What a step in the latent changes in the drawn face is done to the "
-         "photo; what has become another person is refused.", "dapgan/info_began", "--run augment --count 8", varied),
+         "photo; what has become another person is refused.", "dapgan/infogan", "--run augment --count 8", varied),
 ]  # fmt: skip
 
 

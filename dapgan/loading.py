@@ -138,7 +138,7 @@ def draw(args, gan, mine, share=None):
     z = gan.latent.draw(count, device=device)[mine]
     if args.deform:
         moves = (torch.rand(2, 2, count, device=device) * 2 - 1)[:, :, mine]
-    if args.diff_augment:
+    if share is not None and args.diff_augment:
         numbers = augmentation(share, 3, count)[:, :, mine]
     if args.lambda_rec:
         directions = torch.randn(gan.latent.size, 128, device=device)

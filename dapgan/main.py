@@ -127,7 +127,7 @@ def parse_args(argv=None):
     add("--lambda_digit", type=weight, help="digits: weight of reading real ones (best: 1)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
     add("--deform", **SWITCH, help="slant and stretch real digits at random (best: True)")
-    add("--diff_augment", **SWITCH, help="augmented pictures for infogan's D that knows its own by heart (best: True)")
+    add("--diff_augment", **SWITCH, help="infogan: augmented pictures for a D that knows its own by heart (best)")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -304,7 +304,7 @@ def train(args):
             found["distance"] = draw_sheet(journal, shown, fixed, x_real, args.data == "celeba")
             journal.keep_if_best(score(found["distance"]) if args.data == "celeba" else found["distance"])
         journal.save(dict(generator=shown.generator, discriminator=shown.discriminator), **found)
-    journal.close("distance {:.4g}".format if args.data == "celeba" else lambda _: "the newest that has not collapsed")
+    journal.close("score {:.4g}".format if args.data == "celeba" else lambda _: "the newest that has not collapsed")
     if rank == 0:
         say_outdated(args)
 

@@ -752,7 +752,9 @@ class Journal:
         if self.fresh and self.model.exists() and not self.anew and rank == 0:
             advice = "move it away, give another --model_path, or begin anew with --restart"
             raise InputError(f"{self.model} is there, but no checkpoint of its run: {advice}")
-        self.state = found or dict(step=0, best=math.inf, best_step=0) | state
+        self.state = dict(step=0, best=math.inf, best_step=0) | state | (found or {})
+        if found and not state.keys() <= found.keys():  # of an older program, whose scores do not compare
+            self.state["best"] = math.inf
         self.step, self.losses, self.asked, self.stopping, self.better = self.state["step"], [], False, False, False
         self.now = torch.zeros((), device=device)  # the step, where a captured one can read it
         self.writer = self.bar = self.curve = None  # curve: the name of the losses' line where others share its chart

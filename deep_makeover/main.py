@@ -108,7 +108,7 @@ def parse_args(argv=None):
     add("--lambda_keep", type=weight, help="target faces stay as they are (document: 0, best: 10)")
     add("--lambda_r1", type=weight, help="gradient penalty on real pictures (document: 0, best: 1)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add("--diff_augment", **SWITCH, help="augmented pictures for a discriminator that knows its own by heart")
+    add("--diff_augment", **SWITCH, help="augmented pictures for a D that knows its own by heart")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -177,7 +177,7 @@ def train(args):
         batches(records, side, args.batch_size, device, args.seed + number, journal.step, rank, world, args.flip)
         for number, side in enumerate(rows)
     ]
-    others = to_tensor(validation[1], device)
+    others = to_tensor(validation[1], device) if args.diff_augment else None
     step = make_step(args, **parts, now=journal.now, share=share, others=others, mine=mine, autocast=autocast)
     if not args.disc_loss_threshold:  # with it the host decides, by the loss of a step, what the next one does
         step = replayed(step, device)
@@ -220,7 +220,7 @@ def train(args):
                 journal.bar.write(f"step {number}: {told}")
             # What hardly changes a face looks real: what a reader that is not asked in training does not take for the
             # target counts as well.
-            journal.keep_if_best(score(found["distance"]) / max(found["read"], 0.01) ** 4)
+            journal.keep_if_best(score(found["distance"]) / max(round(found["read"], 2), 0.01) ** 4)
         if rank == 0 and (journal.sheet_due or journal.stopping):
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})

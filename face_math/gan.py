@@ -90,7 +90,7 @@ def by_heart(d_train, d_validation, d_fake):
     and times its divisor.
     """
     train, validation, fake = (logits.detach().mean() for logits in (d_train, d_validation, d_fake))
-    return (train - validation) - BY_HEART * (train - fake)
+    return (train - validation) - BY_HEART * (train - fake).abs()
 
 
 def adapt(share, known, batch_size):

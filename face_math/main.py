@@ -155,11 +155,7 @@ def parse_args(argv=None):
     add = plumbing.add_training_flags(parser, RECIPES, epoch=25, batch_size=64).add_argument
     add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (1; best: 32 / width, 1 at most)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add(
-        "--diff_augment",
-        **SWITCH,
-        help="augmented pictures for a discriminator that knows its own by heart (best: True)",
-    )
+    add("--diff_augment", **SWITCH, help="augmented pictures for a D that knows its own by heart (best: True)")
     add("--lambda_r1", type=plumbing.weight, help="gradient penalty on real pictures (document: 0, best: 0.1)")
     add(
         "--lambda_rec", type=plumbing.weight, help="an encoder learns along; weight of its error (document: 0, best: 1)"
@@ -298,7 +294,7 @@ def train(args):
         if rank == 0 and journal.sheet_due:
             found = show_drawn(journal, shown, x_real, z_fixed, autocast)
         journal.save(shown | {"discriminator": discriminator}, **found)
-    journal.close("lowest distance {:.4g}".format)
+    journal.close("score {:.4g}".format)
     if rank == 0:
         say_outdated(args)
 

@@ -40,7 +40,7 @@ def show_repeated(journal, x, x_hat, rows):
 def show_filled(journal, x, guessed, x_hat, hole):
     """A filler: validation faces x (N, 3, S, S), as the linear guess and the filler fill their centre hole (S, S)."""
     error, distance = F.mse_loss(x_hat[..., hole], x[..., hole]).item(), face_distance(x_hat, x)
-    journal.keep_if_best(score(distance))
+    journal.keep_if_best(distance)
     journal.scalar("face_distance", distance)
     journal.scalar("validation/rec", error)
     journal.sheet({"Real": x[:32], "Guessed": guessed[:32], f"Filled, {psnr(error):.1f} dB": x_hat[:32]})

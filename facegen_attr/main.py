@@ -104,11 +104,7 @@ def parse_args(argv=None):
     add("--lambda_r1", type=weight, help="weight of the gradient penalty, every 16 steps (0: none)")
     add("--balance", type=half, help="repeat faces until each attribute is in this share of them")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add(
-        "--diff_augment",
-        **SWITCH,
-        help="augmented pictures for a discriminator that knows its own by heart (best: True)",
-    )
+    add("--diff_augment", **SWITCH, help="augmented pictures for a D that knows its own by heart (best: True)")
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)
@@ -304,7 +300,7 @@ def train(args):
     journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank, **state)
     state = journal.state
     share = state["augmented"] = torch.tensor(float(state["augmented"]), device=device)
-    others = x_validation.to(device), c_validation.to(device)
+    others = (x_validation.to(device), c_validation.to(device)) if args.diff_augment else None
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)
     exclusive = exclusions(args.attributes).to(device)

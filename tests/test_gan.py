@@ -99,6 +99,7 @@ def test_more_is_augmented_only_while_training_pictures_seem_more_real_than_vali
         adapt(share, by_heart(not_heart[0], not_heart[1] + 0.1, not_heart[2] - 4), 500)
     assert share.item() == 0
     fixed = torch.tensor([1.0, 0.75, 0.0])  # a quarter of what is told apart: not yet by heart
+    assert by_heart(torch.zeros(1), torch.zeros(1), torch.ones(1)) < 0, "one that loses"
     assert by_heart(*fixed.split(1)) < 0 < by_heart(*torch.tensor([1.0, 0.6, 0.0]).split(1))
 
 

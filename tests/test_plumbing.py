@@ -297,6 +297,17 @@ def test_of_equally_good_models_the_newest_is_kept_and_never_a_collapsed_one(tmp
     assert kept == [2, 3, 5] and journal.state["best_step"] == 5
 
 
+def test_a_run_of_an_older_program_goes_on_and_is_judged_anew(tmp_path):
+    journal = make_journal(tmp_path)
+    for _ in journal.steps():
+        journal.add(d=torch.zeros(()))
+        journal.keep_if_best(0.1)
+        journal.save({})
+    for more, best in (({}, 0.1), (dict(augmented=0.25), math.inf)):
+        state = plumbing.Journal(flags(tmp_path), "a", {}, 8, "8 faces", {}, torch.device("cpu"), 0, **more).state
+        assert state["step"] == 12 and state["best"] == best and state.items() >= more.items()
+
+
 def test_a_run_that_ends_before_its_first_sheet_names_no_model(tmp_path, capsys):
     journal = make_journal(tmp_path, steps=1, sample_every=5)
     for _ in journal.steps():
