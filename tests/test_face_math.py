@@ -406,7 +406,7 @@ def test_tensorboard_charts(trained):
     tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
             ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae")}  # fmt: skip
     assert set(tags["faces_32_best"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
-                                                       "face_distance", "validation/rec"}  # fmt: skip
+                                                "augmented/share", "face_distance", "validation/rec"}  # fmt: skip
     assert set(tags["faces_32_best_encoder"].Tags()["scalars"]) == {"loss/rec", "loss/z", "validation/rec"}
     assert set(tags["faces_32_best_filler"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "face_distance",
                                                               "validation/rec"}  # fmt: skip
