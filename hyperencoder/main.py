@@ -205,10 +205,10 @@ def train(args):
             errors = validate(shown, records, validation_rows, device, autocast, rank, world)
             journal.scalar("loss/mse", errors.mean().item(), "validation")
             found = dict(people=people, means=None, validation_errors=errors.sort().values)
-            if journal.keep_if_best(errors.mean().item()):
+            if errors.mean().item() < state["best"]:
                 state["best_epoch"] = journal.epoch
-                if rank == 0 and len(people) > 1:
-                    state["means"] = found["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
+            if journal.keep_if_best(errors.mean().item()) and rank == 0 and len(people) > 1:
+                state["means"] = found["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
             if args.patience and journal.epoch - state["best_epoch"] >= args.patience:
                 journal.stop(f"stopped by itself: no better validation MSE for {args.patience} epochs")
         if rank == 0 and journal.sheet_due:
