@@ -259,8 +259,8 @@ def train(args):
     parts |= dict(ema_generator=ema.generator, ema_discriminator=ema.discriminator)
     parts |= dict(g_optimizer=g_optimizer, d_optimizer=d_optimizer)
     journal = Journal(args, run_name(args), parts, len(rows), about, facts, device, rank, k=0.0, augmented=0.0)
-    k = journal.state["k"] = torch.tensor(float(journal.state["k"]), device=device)
-    share = journal.state["augmented"] = torch.tensor(float(journal.state["augmented"]), device=device)
+    k = journal.number("k")
+    share = journal.number("augmented")
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     fixed = gan.latent.draw(len(x_real), torch.Generator().manual_seed(args.seed)).to(device)
     clusters = find_clusters(records, rows, gan.latent, device) if args.lambda_digit else None

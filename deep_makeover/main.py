@@ -172,7 +172,7 @@ def train(args):
     facts = dict(data=records.describe(), mode=args.mode)
     journal = Journal(args, run_name(args), parts, len(rows[0]), about, facts, device, rank, d_last=0.0, augmented=0.0)
     state, started = journal.state, None
-    share = state["augmented"] = torch.tensor(float(state["augmented"]), device=device)
+    share = journal.number("augmented")
     streams = [
         batches(records, side, args.batch_size, device, args.seed + number, journal.step, rank, world, args.flip)
         for number, side in enumerate(rows)

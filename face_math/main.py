@@ -43,18 +43,7 @@ from face_math.gan import (
 )
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import (
-    SWITCH,
-    Journal,
-    descend,
-    make_adam,
-    make_ema,
-    path,
-    replayed,
-    setup,
-    up_to,
-    update_ema,
-)
+from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 from face_math.ship import ship
@@ -214,9 +203,10 @@ def train(args):
     # Logbook
     networks = learners | dict(discriminator=discriminator) | {f"ema_{name}": ema for name, ema in emas.items()}
     parts = networks | dict(g_optimizer=g_optimizer, d_optimizer=d_optimizer)
-    about, facts = f"{len(rows)} training and {len(x_real)} validation faces", dict(data=records.describe())
+    about = f"{len(rows)} training and {len(x_real)} validation faces"
+    facts = dict(data=records.describe())
     journal = Journal(args, beside(args)[1], parts, len(rows), about, facts, device, rank, augmented=0.0)
-    share = journal.state["augmented"] = torch.tensor(float(journal.state["augmented"]), device=device)
+    share = journal.number("augmented")
     if journal.fresh and args.start_from:
         start_from(args.start_from, networks)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
@@ -270,11 +260,10 @@ def train(args):
                     x_fake, z_hat, x_hat = make(x, z)
                 d_fake = judge(x_fake, numbers[1])
                 z_again = encoder(x_fake.detach()).float() if encoder else z
-            total = g_loss = generator_loss(d_fake)
-            losses["g"] = g_loss
+            total = losses["g"] = generator_loss(d_fake)
             if encoder:
                 rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_again, z) + prior_distance(z_hat, z, directions)
-                total = g_loss + args.lambda_rec * rec_loss + z_loss
+                total = total + args.lambda_rec * rec_loss + z_loss
                 losses |= dict(rec=rec_loss, z=z_loss)
             descend(total, g_optimizer)
         for name, ema in emas.items():

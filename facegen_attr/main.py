@@ -212,8 +212,12 @@ def see(x, numbers):
     return diff_augment(x, numbers.transpose(0, 1).flatten(1)).contiguous(memory_format=torch.channels_last)
 
 
-def update(args, players, autocast, pool, exclusive, mine, now, share, others, x, c, penalty):
-    """Step `now` on real faces x of attributes c; penalty: whether R1's is due. Returns what is to be logged."""
+def update(args, players, autocast, pool, exclusive, mine, now, share, unseen, x, c, penalty):
+    """Step `now` on real faces x of attributes c; penalty: whether R1's is due. Returns what is to be logged.
+
+    share (): of the pictures that the discriminator sees augmented, changes in place; unseen: validation faces, and
+    their attributes.
+    """
     generator, discriminator, ema, g_optimizer, d_optimizer = players
     wrong, asked, start, numbers = draw(args, c, pool, exclusive, mine, share)
     generator.train()
@@ -231,8 +235,8 @@ def update(args, players, autocast, pool, exclusive, mine, now, share, others, x
         (d_fake,), _ = discriminator(see(x_fake.detach(), numbers[1:]), c_fake)
         if args.diff_augment:
             with torch.no_grad():
-                chosen = torch.randint(len(others[0]), (args.batch_size,), device=x.device)[mine]
-                d_other = discriminator.judge(see(others[0][chosen], aside), others[1][chosen]).float()
+                chosen = torch.randint(len(unseen[0]), (args.batch_size,), device=x.device)[mine]
+                d_other = discriminator.judge(see(unseen[0][chosen], aside), unseen[1][chosen]).float()
     d_real, d_fake = [d.float() for d in d_real], d_fake.float()
     d_loss = discriminator_loss(d_real[0], d_fake)
     if args.lambda_mismatch:
@@ -299,8 +303,8 @@ def train(args):
     parts, facts = players._asdict(), dict(data=records.describe())
     journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank, **state)
     state = journal.state
-    share = state["augmented"] = torch.tensor(float(state["augmented"]), device=device)
-    others = (x_validation.to(device), c_validation.to(device)) if args.diff_augment else None
+    share = journal.number("augmented")
+    unseen = (x_validation.to(device), c_validation.to(device)) if args.diff_augment else None
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)
     exclusive = exclusions(args.attributes).to(device)
@@ -312,7 +316,7 @@ def train(args):
         with autocast():
             imagine(args, ema, x, c, others, begin)
 
-    step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now, share, others), device)
+    step = replayed(partial(update, args, players, autocast, pool, exclusive, mine, journal.now, share, unseen), device)
     for number in journal.steps():
         x, chosen = next(stream)
         losses = step(x, attributes[chosen], penalty=args.lambda_r1 > 0 and number % R1_EVERY == 0)

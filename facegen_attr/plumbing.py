@@ -772,6 +772,11 @@ class Journal:
             seed_step(self.args.seed, self.step)
             yield self.step
 
+    def number(self, name):
+        """A number of the state as a tensor on the device, (): a step may change it in place, a checkpoint keeps it."""
+        self.state[name] = torch.tensor(float(self.state[name]), device=self.device)
+        return self.state[name]
+
     @property
     def epoch(self):
         """Which pass over the training pictures this is: 1 from the first step on."""

@@ -66,7 +66,7 @@ def validate(model, discriminator, start, asked, x, c, journal):
     if model.flags.lambda_attributes:  # real-looking faces that show something else are no good
         read = obeyed(discriminator, x_fake, asked, model.device, model.autocast)
         journal.scalar("attributes/read", read)
-        found = score(distance) / max(round(read, 2), 0.01) ** 4  # at chance, a half, sixteen times as far
+        found /= max(round(read, 2), 0.01) ** 4  # at chance, a half, sixteen times as far
     if is_editor(model.flags):  # doing nothing comes nearest to real faces: the newest that has not collapsed
         return -journal.step if spread >= 0.5 else float("inf")
     return found

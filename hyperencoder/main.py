@@ -203,11 +203,12 @@ def train(args):
             plumbing.settle([ema], look_on, np.arange(pictures), args.batch_size)
         if journal.epoch_end:
             errors = validate(shown, records, validation_rows, device, autocast, rank, world)
-            journal.scalar("loss/mse", errors.mean().item(), "validation")
+            error = errors.mean().item()
+            journal.scalar("loss/mse", error, "validation")
             found = dict(people=people, means=None, validation_errors=errors.sort().values)
-            if errors.mean().item() < state["best"]:
+            if error < state["best"]:
                 state["best_epoch"] = journal.epoch
-            if journal.keep_if_best(errors.mean().item()) and rank == 0 and len(people) > 1:
+            if journal.keep_if_best(error) and rank == 0 and len(people) > 1:
                 state["means"] = found["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
             if args.patience and journal.epoch - state["best_epoch"] >= args.patience:
                 journal.stop(f"stopped by itself: no better validation MSE for {args.patience} epochs")

@@ -91,12 +91,12 @@ def test_no_picture_one_in_so_many_or_every_one_is_augmented():
 
 def test_more_is_augmented_only_while_training_pictures_seem_more_real_than_validation_ones():
     share = torch.zeros(())
-    heart, not_heart = (torch.tensor(2.0), torch.tensor(-1.0), torch.tensor(-2.0)), (torch.ones(3) * 2).split(1)
+    heart, not_heart = torch.tensor([[2.0, -1.0, -2.0], [2.0, 2.1, -2.0]])  # training, validation, generated
     for _ in range(100):
         adapt(share, by_heart(*heart), 500)
     assert share.item() == pytest.approx(0.5, abs=1e-4)
     for _ in range(300):
-        adapt(share, by_heart(not_heart[0], not_heart[1] + 0.1, not_heart[2] - 4), 500)
+        adapt(share, by_heart(*not_heart), 500)
     assert share.item() == 0
     fixed = torch.tensor([1.0, 0.75, 0.0])  # a quarter of what is told apart: not yet by heart
     assert by_heart(torch.zeros(1), torch.zeros(1), torch.ones(1)) < 0, "one that loses"
