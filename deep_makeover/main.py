@@ -221,7 +221,7 @@ def train(args):
             # What hardly changes a face looks real: what a reader that is not asked in training does not take for the
             # target counts as well.
             journal.keep_if_best(score(found["distance"]) / max(round(found["read"], 2), 0.01) ** 4)
-        if rank == 0 and (journal.sheet_due or journal.stopping):
+        if rank == 0 and journal.sheet_due:
             x_shown, x_made = make_over(shown, records.images[shown_rows], device, autocast)
             journal.sheet({"Source": x_shown, f"Output, step {number}": x_made})
         journal.save({"generator": shown, "discriminator": discriminator}, **found)
