@@ -37,7 +37,7 @@ SLOW = "--batch_size 16 --annealing_half_life 4000"
 TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 # What is shipped, in an order in which what builds on another comes after it: (file, the training, what ships it).
 MODELS = [
-    ("hyperencoder/best", f"--run train {BEST}", f"--run ship {BEST}"),
+    ("hyperencoder/best", f"--run train {BEST} --epoch 40", f"--run ship {BEST}"),
     ("face_math/gan", f"--run train {BEST} {WIDE} --epoch 300", f"--run ship {BEST}"),
     ("face_math/gan_encoder", f"--run train_encoder {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
     ("face_math/gan_filler", f"--run train_filler {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
@@ -45,7 +45,7 @@ MODELS = [
     ("facegen_attr/predictor", "--run train_predictor", f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan2", f"--run train --model dcgan2 {BEST} {LONG}", f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST} {LONG}", f"--run ship --model dcgan5 {BEST}"),
-    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST}", f"--run ship {BEST}"),
+    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {SLOW} --diff_augment True", f"--run ship {BEST}"),
     # As its target any man: beardless attractive ones, whom the mode asks for, are too few in a small data set.
     ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW}", f"--run ship {BEST} {TO_MEN}"),
     ("dapgan/infogan", f"--run train --model infogan {BEST} --hidden 40 {LONG}", f"--run ship --model infogan {BEST}"),
