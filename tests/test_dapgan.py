@@ -530,13 +530,15 @@ def test_rates_are_halved_down_to_the_floor():
     assert rate_at(args, 1) == 0.00001, "the floor does not raise what begins below it"
 
 
-def test_a_run_that_ends_before_its_first_sheet(faces, home, capsys, monkeypatch):
-    """It names no model, which it has not written, and no score."""
+def test_a_run_that_is_stopped_before_its_first_sheet_is_due(faces, home, capsys, monkeypatch):
+    """Its faces are looked at all the same: there are a sheet, a score and a model."""
     monkeypatch.setattr(plumbing, "listen_for_stop", lambda: lambda: True)
     assert call("--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--recipe=best") == 0
     output = capsys.readouterr().out
-    assert "trained 1 of" in output and "inf)" not in output and "models" not in output
-    assert (home / "checkpoint/faces_infogan_32_best/last.pt").exists() and not (home / "models").exists()
+    assert "trained 1 of" in output and "best at step 1 " in output and "inf)" not in output
+    assert (home / "checkpoint/faces_infogan_32_best/last.pt").exists()
+    assert (home / "samples/faces_infogan_32_best/0000001.png").exists()
+    assert (home / "models/faces_infogan_32_best.pt").exists()
 
 
 def test_collapse_is_warned_about(faces, home, capsys):
