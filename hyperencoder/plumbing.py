@@ -828,8 +828,9 @@ class Journal:
             self.asked = self.stop_requested()
         self.stopping = self.asked
         self.losses.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-        end = self.step == self.last  # a stop is looked at like an end, so that what was learnt until then counts
+        end = self.step == self.last
         self.epoch_end = end or self.step % self.period == 0
+        # A stop is due a sheet as an end is, so that what was learnt since the last one counts for the model kept.
         self.sheet_due = end or self.stopping or self.step % (self.args.sample_every or self.period) == 0
         self.save_due = end or self.step % (self.args.save_every or self.period) == 0
         self.looked_at = self.save_due or self.sheet_due or self.epoch_end  # nothing unseen is saved
