@@ -35,7 +35,7 @@ from common.photos import InputError
 from deep_makeover.loading import MODES, load_model, make_over, read_box, run_name, sides
 from deep_makeover.main import parse_args
 from deep_makeover.measure import request_of, test
-from deep_makeover.plumbing import place
+from deep_makeover.plumbing import place, share
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
 OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
@@ -53,11 +53,11 @@ def show(rate, count):
     return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
 
 
-def whole(model, options, pictures):
+def whole(model, options, pictures, strength=1.0):
     """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted."""
     generator, device, autocast, *_ = model
     box, size = read_box(options.box, options.scale)
-    matrix, weight = rescale(np.eye(2, 3), box, size), soft_box(size)
+    matrix, weight = rescale(np.eye(2, 3), box, size), strength * soft_box(size)
     faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
     x, made = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in make_over(generator, faces, device, autocast))
     return np.stack([paste(*row, weight) for row in zip(pictures, made, [matrix] * len(x), x, strict=True)])
@@ -104,6 +104,7 @@ def parse(argv):
     parser.add_argument("--recipe", help="of the model (default: that of the only one there is)")
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
+    parser.add_argument("--strengths", type=share, nargs="*", default=[0.9, 0.8], help="measured as well (0.9 0.8)")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
     parser.add_argument("--out_dir", type=Path, default=ROOT / "benchmarks/cache/makeover", help="for the pictures")
     parser.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache", help="keeps the judge")
@@ -199,13 +200,10 @@ def main(argv=None):
     records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["full"], (HEIGHT, WIDTH), progress=False)
     rows = sides(options, records, "test")
     judges = Judges(args, request)
-    source, made, target = (
-        judges.look(square(pictures))
-        for pictures in (
-            records.images[rows[0]],
-            whole(load_model(options), options, records.images[rows[0]]),
-            records.images[rows[1]],
-        )
+    model, before = load_model(options), records.images[rows[0]]
+    source, target = (judges.look(square(records.images[side])) for side in rows)
+    made, *weaker = (
+        judges.look(square(whole(model, options, before, strength))) for strength in (1.0, *args.strengths)
     )
 
     test_rows = records.rows("test")
@@ -227,6 +225,7 @@ def main(argv=None):
     for kind, label, look in (
         ("source", "the picture itself", source),
         ("made", "made over", made),
+        *((f"made {s:g}", f"--strength {s:g}", look) for s, look in zip(args.strengths, weaker, strict=True)),
         ("target", "a random target face", target.of(torch.from_numpy(order))),
     ):
         numbers[kind], hit = judge_kind(judges, look, source, None if kind == "target" else target)

@@ -52,6 +52,7 @@ from common.photos import IMAGE_TYPES, InputError, read_image
 MAIN = "Male,Smiling,Black_Hair,Blond_Hair,Eyeglasses,No_Beard,Wearing_Hat,Young"
 SAME_PERSON = 0.6  # dlib's own threshold on the distance of two embeddings
 FACE_BOX = (38, 74, 138, 174)  # left, top, right, bottom of a face in CelebA's 178 x 218, as dlib's detector frames it
+FACE_CROP = (13, 45, 150, 150)  # left, top, width, height of MTCNN's crop there, where it puts FACE_BOX
 JUDGE_FORMAT = 1  # a change makes older judges be trained anew
 
 
@@ -253,7 +254,7 @@ def load_identity(crop):
     folder = package_files(models) / "models"
     landmarks = dlib.shape_predictor(str(folder / "shape_predictor_5_face_landmarks.dat"))
     embed = dlib.face_recognition_model_v1(str(folder / "dlib_face_recognition_resnet_model_v1.dat"))
-    x, y, width, height = CROPS[crop]
+    x, y, width, height = FACE_CROP if crop == "face" else CROPS[crop]
     face = dlib.rectangle(*(2 * side for side in FACE_BOX))
 
     def embeddings(images):

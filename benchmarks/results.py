@@ -128,14 +128,20 @@ def shipped(bench):
 def reconstruction(bench):
     out = bench.call("hyperencoder/best", "--train=False", "test")
     m = json.loads((out / "metrics.json").read_text())
+    embed, files = quality.load_identity("face"), sorted(file.name for file in (out / "source").glob("*.png"))
+    arms = [("mean face", "mean_face_", ""), ("PCA of equal size", "pca_", "pca")]
+    arms += [("encoder alone", "encoder_", ""), ("encoder and search", "", ".")]
     rows = []
-    for label, key in (("mean face", "mean_face_"), ("PCA of equal size", "pca_"), ("the model", "")):
-        similar = m.get(f"{key}ssim")
-        ssim = "" if similar is None else f"{similar:.3f}"
-        rows.append([label, f"{m[f'{key}mse_01']:.5f}", f"{m[f'{key}psnr']:.2f}", ssim])
+    for label, key, folder in arms:
+        similar, same = m.get(f"{key}ssim"), ""
+        if folder and embed:
+            made, real = (quality.read_pictures([out / place / name for name in files]) for place in (folder, "source"))
+            same = f"{quality.judge_identity(embed, made, real)['same_person']:.1%}"
+        rows.append([label, f"{m[f'{key}mse_01']:.5f}", f"{m[f'{key}psnr']:.2f}", f"{similar:.3f}" if similar else "",
+                     same])  # fmt: skip
     what = f"{m['faces']} test faces, {m['embed_size']} numbers"
     return Table(f"hyperencoder: reconstruction, {what}", "python hyperencoder/main.py --dataset_dir D --train=False",
-                 ["", "MSE in [0,1]", "PSNR", "SSIM"], rows)  # fmt: skip
+                 ["", "MSE in [0,1]", "PSNR", "SSIM", "the same person (dlib)"], rows)  # fmt: skip
 
 
 def anomalies(bench):
@@ -228,8 +234,9 @@ def made_over(bench, mode):
     line |= dict(json=out / "numbers.json")
     finish(makeover.main, [f"--{name}={value}" for name, value in line.items()])
     numbers, rows = json.loads((out / "numbers.json").read_text()), []
-    for kind, label in (("source", "the picture itself"), ("made", "made over"), ("target", "a random target face")):
-        row = numbers[kind]
+    labels = {"source": "the picture itself", "made": "made over", "target": "a random target face"}
+    for kind in [kind for kind in numbers if kind in labels or kind.startswith("made ")]:
+        label, row = labels.get(kind, kind.replace("made", "made over, --strength")), numbers[kind]
         same = makeover.show(row["same_person"], row["n"]) if "same_person" in row else "not measured"
         read = " / ".join(makeover.show(rate, row["n"]).strip() for rate in row["read"].values())
         near = f"{row['kid']:.1f} +- {row['kid_std']:.1f}" if "kid" in row else "not measured"

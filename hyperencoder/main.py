@@ -41,10 +41,12 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
     "document": dict(
         embed_activation="linear", width_multiplier=1.0, batch_norm=False, init="document", pca_path=False,
         learning_rate=0.0002, beta1=0.5, schedule="constant", flip=False, shift=0.0, show_ema=False, patience=5,
+        n_iter=0,
     ),
     "best": dict(
         embed_activation="linear", width_multiplier=0.25, batch_norm=True, init="he", pca_path=True,
         learning_rate=0.001, beta1=0.9, schedule="cosine", flip=True, shift=0.03, show_ema=True, patience=0,
+        n_iter=30,
     ),
 }  # fmt: skip
 
@@ -57,6 +59,7 @@ def parse_args(argv=None):
     add("--run", choices=VERBS, help="train, test, anomaly, train_swap, swap, ship; wins over --train")
     add("--train", **SWITCH, help="True: train; False: test (default: True)")
     add("--no-train", dest="train", action="store_false", default=None, help="the same as --train=False")
+    add("--n_iter", type=plumbing.natural, help="test: steps of a search from the encoder's numbers (best: 30)")
 
     size = plumbing.number(int, "1 to 1024", lambda n: 1 <= n <= 1024)
     add = parser.add_argument_group("Model").add_argument

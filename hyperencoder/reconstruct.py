@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import defaultdict
 
 import torch
 
@@ -16,7 +17,8 @@ def test(args):
     """Reconstruct the test faces or --images: grid, metrics.json and embeddings.csv.
 
     Those of the test faces lie in the sample folder, as the document has it; those of --images, with single pictures
-    and a manifest, in --out_dir or a new folder, test_001 and so on.
+    (also as the face was cut, `source/`, and by PCA, `pca/`) and a manifest, in --out_dir or a new folder, test_001 and
+    so on.
     """
     from pytorch_msssim import ssim
 
@@ -27,20 +29,23 @@ def test(args):
     out = output_folder(args, samples) if own else samples
     out.mkdir(parents=True, exist_ok=True)
 
-    sums = dict.fromkeys(("mse", "ssim", "pca_mse", "pca_ssim", "mean_face_mse"), 0.0)
-    embeddings, sheet, stems = [], {}, name_outputs(names)
+    sums, embeddings, sheet, stems = defaultdict(float), [], {}, name_outputs(names)
     for part in in_chunks(images):
-        x, x_hat, embedding = reconstruct(model, images[part], device, autocast)
-        x_pca = model.pca(x)
+        x, x_hat, embedding = reconstruct(model, images[part], device, autocast, n_iter=args.n_iter)
+        guesses = {"": x_hat, "pca_": model.pca(x)}
+        if args.n_iter:
+            guesses["encoder_"] = reconstruct(model, images[part], device, autocast)[1]
         embeddings.append(embedding.cpu())
-        for name, guess in (("", x_hat), ("pca_", x_pca)):
+        for name, guess in guesses.items():
             sums[name + "mse"] += (guess - x).square().mean((1, 2, 3)).sum().item()
             scores = ssim(guess / 2 + 0.5, x / 2 + 0.5, data_range=1, size_average=False)
             sums[name + "ssim"] += scores.sum().item()
         sums["mean_face_mse"] += (model.mean.view(3, *model.size) - x).square().mean((1, 2, 3)).sum().item()
-        sheet = sheet or {"Real": x[:16], "Predicted": x_hat[:16], f"PCA, {model.embed_size} numbers": x_pca[:16]}
+        labels = {"": "Predicted", "encoder_": "Encoder alone", "pca_": f"PCA, {model.embed_size} numbers"}
+        sheet = sheet or {"Real": x[:16]} | {labels[name]: guesses[name][:16] for name in labels if name in guesses}
         if own:
             save_pictures(out / "source", stems[part], to_uint8(x))
+            save_pictures(out / "pca", stems[part], to_uint8(guesses["pca_"]))
             save_pictures(out, stems[part], to_uint8(x_hat))
 
     embeddings = torch.cat(embeddings)

@@ -22,7 +22,7 @@ from pictures import write_video
 from PIL import Image
 from processes import finish, start, wait_for
 
-from common.celeba import to_tensor
+from common.celeba import to_tensor, to_uint8
 from common.mtcnn import MTCNN, square_around
 from common.photos import InputError
 from hyperencoder import main as script
@@ -420,6 +420,29 @@ def test_testing_writes_metrics_and_embeddings(trained, faces, run):
     assert (x_hat - model.target(x)).square().mean().item() == pytest.approx(metrics["mse"], rel=1e-4)
     assert np.allclose(np.array([row[1:] for row in rows], float), embedding.numpy(), atol=1e-3)
     assert [row[0] for row in rows] == [records.names[row] for row in records.rows("test")]
+
+
+def test_a_search_improves_on_the_encoder(trained, faces, tmp_path):
+    folder, _ = trained
+    shutil.copytree(folder / "models", tmp_path / "models")
+    shutil.copytree(folder / "records", tmp_path / "records", copy_function=os.link)
+    flags = ["--dataset_dir", faces, "--train=False", "--workers=0", "--precision=fp32", *places(tmp_path)]
+    assert call(*flags, "--n_iter=20", "--out_dir", tmp_path / "out") == 0
+    assert call(*flags, "--n_iter=0", "--out_dir", tmp_path / "alone") == 0
+    metrics, alone = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("out", "alone"))
+    assert metrics["mse"] < 0.95 * metrics["encoder_mse"]
+    assert metrics["encoder_mse"] == pytest.approx(alone["mse"], rel=1e-4) and "encoder_mse" not in alone
+
+    content = torch.load(tmp_path / "models/faces.pt", weights_only=True)
+    model = make_model(content["args"]).eval()
+    model.load_state_dict(content["model"])
+    with open(tmp_path / "out/embeddings.csv", newline="") as file:
+        embedding = torch.tensor([[float(number) for number in row[1:]] for row in list(csv.reader(file))[1:]])
+    with torch.no_grad():
+        x_hat = to_uint8(model.decode(embedding))
+    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out").glob("[0-9]*.png"))]
+    assert len(drawn) == metrics["faces"] and np.abs(np.stack(drawn).astype(int) - x_hat).max() <= 2
+    assert len(list((tmp_path / "out/pca").glob("*.png"))) == metrics["faces"]
 
 
 def test_own_photos_gifs_and_videos(trained, faces, tmp_path, capsys):
