@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 
 import torch
+from tqdm import tqdm
 
 from common.celeba import to_uint8
 from common.photos import name_outputs, save_pictures, write_table
@@ -30,7 +31,7 @@ def test(args):
     out.mkdir(parents=True, exist_ok=True)
 
     sums, embeddings, sheet, stems = defaultdict(float), [], {}, name_outputs(names)
-    for part in in_chunks(images):
+    for part in tqdm(in_chunks(images), "repeated", unit=" x 64 faces", disable=None):
         x, x_hat, embedding = reconstruct(model, images[part], device, autocast, n_iter=args.n_iter)
         guesses = {"": x_hat, "pca_": model.pca(x)}
         if args.n_iter:
