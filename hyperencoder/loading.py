@@ -132,14 +132,9 @@ def embed(model, images, device, autocast):
 
 
 @torch.no_grad()
-def reconstruct(model, images, device, autocast, person=0, n_iter=0):
-    """Pictures (N, h, w, 3) uint8 through the model: target, x_hat (N, 3, H, W) in [-1, 1] and embeddings (N, E).
-
-    n_iter: steps of a search, by the first decoder, that improves what the encoder gives.
-    """
+def reconstruct(model, images, device, autocast, person=0):
+    """Pictures (N, h, w, 3) uint8 through the model: target, x_hat (N, 3, H, W) in [-1, 1] and embeddings (N, E)."""
     x, embedding = embed(model, images, device, autocast)
-    if n_iter:
-        embedding = model.search(x, embedding.float(), n_iter)
     with autocast():
         x_hat = model.decode(embedding, person)
     return x, x_hat.float(), embedding.float()

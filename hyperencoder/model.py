@@ -161,7 +161,7 @@ class AutoEncoder(nn.Module):
 
         Adam on each picture's squared error, n_iter steps at a rate that falls to 0 along half a cosine: what an
         encoder trained on other faces leaves undone (Cremer et al., arXiv 1801.03558). The network is used as it is,
-        in eval mode, by its first decoder.
+        in eval mode, with its first decoder.
         """
         found = embedding.detach().clone().requires_grad_(True)
         optimizer = torch.optim.Adam([found], betas=(0.7, 0.99), eps=1e-12)

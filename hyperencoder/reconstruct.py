@@ -31,23 +31,26 @@ def test(args):
     out.mkdir(parents=True, exist_ok=True)
 
     sums, embeddings, sheet, stems = defaultdict(float), [], {}, name_outputs(names)
+    labels = {"": "Predicted", "encoder_": "Encoder alone", "pca_": f"PCA, {model.embed_size} numbers"}
     for part in tqdm(in_chunks(images), "repeated", unit=" x 64 faces", disable=None):
-        x, x_hat, embedding = reconstruct(model, images[part], device, autocast, n_iter=args.n_iter)
-        guesses = {"": x_hat, "pca_": model.pca(x)}
+        x, x_hat, embedding = reconstruct(model, images[part], device, autocast)
+        guesses = {"": x_hat}
         if args.n_iter:
-            guesses["encoder_"] = reconstruct(model, images[part], device, autocast)[1]
+            embedding = model.search(x, embedding, args.n_iter)
+            with torch.no_grad(), autocast():
+                guesses = {"": model.decode(embedding).float(), "encoder_": x_hat}
+        guesses["pca_"] = model.pca(x)
         embeddings.append(embedding.cpu())
         for name, guess in guesses.items():
             sums[name + "mse"] += (guess - x).square().mean((1, 2, 3)).sum().item()
             scores = ssim(guess / 2 + 0.5, x / 2 + 0.5, data_range=1, size_average=False)
             sums[name + "ssim"] += scores.sum().item()
         sums["mean_face_mse"] += (model.mean.view(3, *model.size) - x).square().mean((1, 2, 3)).sum().item()
-        labels = {"": "Predicted", "encoder_": "Encoder alone", "pca_": f"PCA, {model.embed_size} numbers"}
-        sheet = sheet or {"Real": x[:16]} | {labels[name]: guesses[name][:16] for name in labels if name in guesses}
+        sheet = sheet or {"Real": x[:16]} | {labels[name]: guess[:16] for name, guess in guesses.items()}
         if own:
             save_pictures(out / "source", stems[part], to_uint8(x))
             save_pictures(out / "pca", stems[part], to_uint8(guesses["pca_"]))
-            save_pictures(out, stems[part], to_uint8(x_hat))
+            save_pictures(out, stems[part], to_uint8(guesses[""]))
 
     embeddings = torch.cat(embeddings)
     metrics = {"faces": len(images), "embed_size": model.embed_size}
