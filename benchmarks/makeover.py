@@ -108,7 +108,7 @@ def parse(argv):
     parser.add_argument("--recipe", help="of the model (default: that of the only one there is)")
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
-    parser.add_argument("--strengths", type=share, nargs="*", default=[0.9, 0.8], help="measured as well (0.9 0.8)")
+    parser.add_argument("--strengths", type=share, nargs="*", default=[0.85, 0.75], help="measured as well (0.85 0.75)")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
     parser.add_argument("--out_dir", type=Path, default=ROOT / "benchmarks/cache/makeover", help="for the pictures")
     parser.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache", help="keeps the judge")

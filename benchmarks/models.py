@@ -31,9 +31,10 @@ from common.photos import InputError
 from hyperencoder.plumbing import boolean, fail, number, path
 
 BEST = "--recipe best"
-# On 7,000 faces as many passes as a GPU makes in minutes; a file of 64 channels would not fit beside the others.
+# On 7,000 faces as many passes as a GPU makes in minutes; all files together may have 45 MB, hence the widths.
 WIDE, LONG = "--width 40 --batch_size 64", "--batch_size 64 --epoch 400"
-SLOW = "--batch_size 16 --annealing_half_life 4000"
+SLOW = "--width 24 --batch_size 16 --annealing_half_life 4000"
+HELD = "--pixel_loss_max 0.95 --pixel_loss_min 0.9 --pixel_loss_outside 0.06"
 TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 # What is shipped, in an order in which what builds on another comes after it: (file, the training, what ships it).
 MODELS = [
@@ -43,12 +44,16 @@ MODELS = [
     ("face_math/gan_filler", f"--run train_filler {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
     ("face_math/gan_vae", f"--run train_vae {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
     ("facegen_attr/predictor", "--run train_predictor", f"--run ship --model dcgan2 {BEST}"),
-    ("facegen_attr/dcgan2", f"--run train --model dcgan2 {BEST} {LONG}", f"--run ship --model dcgan2 {BEST}"),
-    ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST} {LONG}", f"--run ship --model dcgan5 {BEST}"),
+    ("facegen_attr/dcgan2", f"--run train --model dcgan2 {BEST} --width 56 --lambda_attributes 0.2 {LONG}",
+     f"--run ship --model dcgan2 {BEST}"),
+    ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST} --width 48 {LONG}",
+     f"--run ship --model dcgan5 {BEST}"),
     ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {SLOW} --diff_augment True", f"--run ship {BEST}"),
     # As its target any man: beardless attractive ones, whom the mode asks for, are too few in a small data set.
-    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW}", f"--run ship {BEST} {TO_MEN}"),
+    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW} {HELD}", f"--run ship {BEST} {TO_MEN}"),
     ("dapgan/infogan", f"--run train --model infogan {BEST} --hidden 40 {LONG}", f"--run ship --model infogan {BEST}"),
+    ("dapgan/infogan_predictor", f"--run train_predictor --model infogan {BEST} --hidden 40 {LONG}",
+     f"--run ship --model infogan {BEST}"),
     ("dapgan/digits", f"--run train --data digits --model infogan {BEST}",
      f"--run ship --data digits --model infogan {BEST}"),
 ]  # fmt: skip

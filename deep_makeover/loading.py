@@ -116,7 +116,8 @@ def load_model(args):
     saved = argparse.Namespace(**content["args"])
     try:
         outputs = 2 if saved.lambda_class else 1
-        generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs)
+        width = getattr(saved, "width", 16)  # a model from before --width has its default
+        generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs, width)
     except AttributeError:
         raise InputError(f"{path} is no model of this project") from None
     part = shown_part(content, "generator", "ema")

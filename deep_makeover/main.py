@@ -26,6 +26,7 @@ from common.celeba import batches, subset, to_tensor
 from common.photos import InputError
 from deep_makeover import loading, plumbing
 from deep_makeover.gan import (
+    FACE,
     R1_EVERY,
     adapt,
     augmentation,
@@ -36,9 +37,17 @@ from deep_makeover.gan import (
     r1_penalty,
     score,
 )
-from deep_makeover.loading import load_records, make_over, run_name, sides
+from deep_makeover.loading import load_records, make_over, read_box, run_name, sides
 from deep_makeover.measure import fit_reader, test, validate
-from deep_makeover.model import critic_loss, make_networks, pixel_loss, please_critic, temperature, truncated_noise
+from deep_makeover.model import (
+    critic_loss,
+    face_weights,
+    make_networks,
+    pixel_loss,
+    please_critic,
+    temperature,
+    truncated_noise,
+)
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from deep_makeover.ship import ship
@@ -49,14 +58,15 @@ from deep_makeover.ship import ship
 RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is given wins
     "document": dict(
         network="document", batch_size=16, learning_rate=0.0002, learning_rate_end=0.000001, beta1=0.5,
-        annealing_half_life=5000, pixel_loss_max=0.95, pixel_loss_min=0.7, instance_noise=0.2, lambda_class=0.0,
-        lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False, show_ema=False, sample_every=20,
+        annealing_half_life=5000, pixel_loss_max=0.95, pixel_loss_min=0.7, pixel_loss_outside=1.0,
+        instance_noise=0.2, lambda_class=0.0, lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False,
+        show_ema=False, sample_every=20,
     ),
     "best": dict(
         network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005, beta1=0.5,
-        annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, instance_noise=0.0, lambda_class=0.1,
-        lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False, show_ema=True, sample_every=200,
-        box="9,18,160,200", scale=0.5,
+        annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, pixel_loss_outside=0.2,
+        instance_noise=0.0, lambda_class=0.1, lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False,
+        show_ema=True, sample_every=200, box="9,18,160,200", scale=0.5,
     ),
 }  # fmt: skip
 WGAN = dict(  # what --loss wgan sets on top of the document's recipe: the last state of its program
@@ -83,6 +93,7 @@ def parse_args(argv=None):
     poolings = plumbing.number(int, "1 to 4", lambda n: 1 <= n <= 4)
     add = parser.add_argument_group("Model").add_argument
     add("--network", choices=("document", "compact"), help="pair of networks (best: compact)")
+    add("--width", type=plumbing.up_to(512, least=2), default=16, help="compact: channels of the largest maps (16)")
     add("--poolings", type=poolings, default=2, help="of the document's generator, 1 to 4 (default: 2)")
     add("--init", choices=("residual", "default"), default="residual", help="first weights (residual)")
     add("--box", help="x,y,width,height in CelebA's 178 x 218 (49,90,80,100; best: 9,18,160,200)")
@@ -101,6 +112,7 @@ def parse_args(argv=None):
     add("--loss", choices=LOSSES, default="gan", help="adversarial loss (default: gan)")
     add("--pixel_loss_max", type=share, help="share of the pixel loss at first (document: 0.95)")
     add("--pixel_loss_min", type=share, help="share of the pixel loss at last (document: 0.7)")
+    add("--pixel_loss_outside", type=share, help="what counts of it off the face (document: 1, best: 0.2)")
     add("--instance_noise", type=weight, help="on what the discriminator sees (document: 0.2)")
     add("--disc_loss_threshold", type=weight, default=0.0, help="its loss above which it learns alone; 0: none")
     add("--disc_weights_threshold", type=weight, default=0.0, help="clips its weights; 0: not (wgan: 0.01)")
@@ -128,7 +140,7 @@ def parse_args(argv=None):
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: "train" if first.run != "train" else None)
     if not args.epoch and not args.steps:
         raise InputError("--epoch 0 --steps 0: expected one of them to say how long to train")
-    loading.read_box(args.box, args.scale)
+    read_box(args.box, args.scale)
     loading.read_conditions(args)
     return args
 
@@ -154,13 +166,14 @@ def train(args):
     mine = plumbing.slice_of(args.batch_size, rank, world)
     rows = [subset(side, args.train_size, args.seed) for side in sides(args, records, "train")]
     validation = [records.images[side[:500]] for side in sides(args, records, "validation")]
-    crop, _ = loading.read_box(args.box, args.scale)
+    crop, _ = read_box(args.box, args.scale)
     reader = fit_reader([records.images[side[:2000]] for side in rows], crop, device) if rank == 0 else None
     shown_rows = np.concatenate([sides(args, records, part)[0] for part in ("test", "validation")])[: args.test_vectors]
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    networks = make_networks(args.network, args.poolings, args.init, outputs=2 if args.lambda_class else 1)
+    outputs = 2 if args.lambda_class else 1
+    networks = make_networks(args.network, args.poolings, args.init, outputs, args.width)
     generator, discriminator = (network.to(device, memory_format=torch.channels_last) for network in networks)
     ema = make_ema(generator)
     shown = ema if args.show_ema else generator
@@ -251,6 +264,8 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
     """
     d_adversarial, g_adversarial = LOSSES[args.loss]
     zero, weights = torch.zeros_like(now), list(discriminator.parameters())
+    box, size = read_box(args.box, args.scale)
+    face = face_weights(size, box, FACE, args.pixel_loss_outside).to(now.device)
 
     def logits(x, numbers, noise=None):
         x = diff_augment(x, numbers) if args.diff_augment else x
@@ -300,7 +315,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
         if not alone:
             discriminator.requires_grad_(False)
             fake = judge(x_fake, numbers[1], noises[1])
-            g_loss, near_loss = g_adversarial(fake[:, 0]), pixel_loss(x_fake, x)
+            g_loss, near_loss = g_adversarial(fake[:, 0]), pixel_loss(x_fake, x, face)
             total = (1 - pixel_share(args, heat)) * g_loss + pixel_share(args, heat) * near_loss
             if args.lambda_class:
                 total = total + args.lambda_class * generator_loss(fake[:, 1])

@@ -110,24 +110,28 @@ class PlainBlock(nn.Module):
 
 
 class CompactGenerator(nn.Module):
-    """A small U-net that draws, at half the size, what to add to the picture; it starts as the exact identity.
+    """A small U-net that draws what to add to the picture; it starts as the exact identity.
 
-    Half of its arithmetic is done at an eighth of the picture's side, where a cell sees the whole face. Map sizes for
-    104 x 80, to which 100 x 80 is padded.
+    Two fifths of its arithmetic are done at an eighth of the picture's side, where a cell sees the whole face. width:
+    channels at half the size. Map sizes, at a width of 16, for 104 x 80, to which 100 x 80 is padded.
     """
 
-    def __init__(self):
+    def __init__(self, width=16):
         super().__init__()
-        self.stem = nn.Conv2d(12, 16, 3, padding=1)  # (16, 52, 40)
-        self.down = nn.Conv2d(16, 40, 3, 2, 1)  # (40, 26, 20)
-        self.fine = PlainBlock(40)
-        self.deeper = nn.Conv2d(40, 96, 3, 2, 1)  # (96, 13, 10)
-        self.coarse = nn.Sequential(PlainBlock(96), PlainBlock(96))
-        self.back = nn.Conv2d(96, 40, 1)
-        self.refine = PlainBlock(40)
-        self.up = nn.Conv2d(40, 16, 3, padding=1)  # enlarged to (16, 52, 40)
-        self.last = PlainBlock(16)
-        self.draw = nn.Conv2d(16, 3, 3, padding=1)  # enlarged to (3, 104, 80)
+        w, w2, w3 = width, width * 5 // 2, width * 6
+        self.stem = nn.Conv2d(12, w, 3, padding=1)  # (16, 52, 40)
+        self.down = nn.Conv2d(w, w2, 3, 2, 1)  # (40, 26, 20)
+        self.fine = PlainBlock(w2)
+        self.deeper = nn.Conv2d(w2, w3, 3, 2, 1)  # (96, 13, 10)
+        self.coarse = nn.Sequential(PlainBlock(w3), PlainBlock(w3))
+        self.back = nn.Conv2d(w3, w2, 1)
+        self.refine = PlainBlock(w2)
+        self.up = nn.Conv2d(w2, w, 3, padding=1)  # enlarged to (16, 52, 40)
+        self.last = PlainBlock(w)
+        self.skin = nn.Conv2d(3, w // 2, 3, padding=1)  # (8, 104, 80)
+        self.out = nn.Conv2d(w, w // 2, 3, padding=1)  # enlarged to (8, 104, 80)
+        self.finest = PlainBlock(w // 2)
+        self.draw = nn.Conv2d(w // 2, 3, 3, padding=1)  # (3, 104, 80)
         nn.init.zeros_(self.draw.weight)
         nn.init.zeros_(self.draw.bias)
 
@@ -137,30 +141,34 @@ class CompactGenerator(nn.Module):
         coarse = self.back(self.coarse(self.deeper(F.leaky_relu(fine, 0.2))))
         fine = self.refine(fine + enlarge(coarse))
         half = self.last(stem + enlarge(self.up(F.leaky_relu(fine, 0.2))))
-        change = enlarge(self.draw(F.leaky_relu(half, 0.2)))
+        whole = self.finest(self.skin(pad_to(x, 8)) + enlarge(self.out(F.leaky_relu(half, 0.2))))
+        change = self.draw(F.leaky_relu(whole, 0.2))
         return x + change[:, :, : x.shape[2], : x.shape[3]]
 
 
 class CompactDiscriminator(nn.Module):
     """Strided convolutions without norm; (N, 3, H, W) -> (N, outputs) logits, the mean over the last map."""
 
-    def __init__(self, outputs=1):
+    def __init__(self, outputs=1, width=16):
         super().__init__()
         layers, channels = [], 3
-        for width in (24, 48, 96, 160):  # 50 x 40, 25 x 20, 12 x 10, 6 x 5
-            layers += [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-            channels = width
-        layers += [nn.Conv2d(160, 160, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(160, outputs, 1)]
+        for maps in (width * 3 // 2, width * 3, width * 6, width * 10):  # 50 x 40, 25 x 20, 12 x 10, 6 x 5
+            layers += [nn.Conv2d(channels, maps, 4, 2, 1), nn.LeakyReLU(0.2)]
+            channels = maps
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.LeakyReLU(0.2), nn.Conv2d(channels, outputs, 1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x):
         return self.layers(x).mean((2, 3))
 
 
-def make_networks(network, poolings, init, outputs):
-    """Generator and discriminator of a kind, "document" or "compact"; init: "residual" or "default", document only."""
+def make_networks(network, poolings, init, outputs, width=16):
+    """Generator and discriminator of a kind, "document" or "compact".
+
+    init: "residual" or "default", document only; width: channels of the generator's largest maps, compact only.
+    """
     if network == "compact":
-        return CompactGenerator(), CompactDiscriminator(outputs)
+        return CompactGenerator(width), CompactDiscriminator(outputs, width)
     generator, discriminator = Generator(poolings), Discriminator(outputs)
     if init == "residual":
         initialise(generator)
@@ -178,9 +186,23 @@ def please_critic(d_fake):
     return -d_fake.mean()
 
 
-def pixel_loss(x_fake, x):
+def face_weights(size, box, face, outside):
+    """What each pixel of a picture's quarter counts in the pixel loss: 1 in an oval on the face, `outside` around it.
+
+    A person is known by the face; another's hair has to be drawn anew. size: (height, width) of the pictures; box: what
+    they show of CelebA's aligned pictures, (x, y, width, height); face: where the face is in these. Returns
+    (height // 4, width // 4).
+    """
+    (left, top, width, height), (face_left, face_top, face_width, face_height) = box, face
+    x = left + (torch.arange(size[1] // 4) + 0.5) * 4 * width / size[1] - face_left - face_width / 2
+    y = top + (torch.arange(size[0] // 4) + 0.5) * 4 * height / size[0] - face_top - face_height / 2
+    radius = torch.hypot(x / (0.4 * face_width), y[:, None] / (0.5 * face_height))  # 1 at the rim of the oval
+    return outside + (1 - outside) * (4 * (1.125 - radius)).clamp(0, 1)
+
+
+def pixel_loss(x_fake, x, weights=1):
     """Mean absolute difference of two batches in [-1, 1], each shrunk to a quarter, on the scale of [0, 1]."""
-    return (F.avg_pool2d(x_fake, 4) - F.avg_pool2d(x, 4)).abs().mean() / 2
+    return (weights * (F.avg_pool2d(x_fake, 4) - F.avg_pool2d(x, 4)).abs()).mean() / 2
 
 
 def temperature(step, half_life):

@@ -73,6 +73,11 @@ def is_editor(flags):
     return flags.model in REFINERS and flags.network == "conditional"
 
 
+def width_of(flags):
+    """Channels of the conditional networks' largest maps; a model from before --width has its default."""
+    return getattr(flags, "width", 32)
+
+
 def make_generator(flags):
     """The generator that the flags describe."""
     count, size = len(flags.attributes), flags.image_size
@@ -80,8 +85,10 @@ def make_generator(flags):
         generator = FullGenerator(count, *picture_size(flags))
     elif flags.network == "document":
         generator = Generator(flags.model, count, size)
+    elif is_editor(flags):
+        generator = Editor(count, width_of(flags))
     else:
-        generator = Editor(count) if is_editor(flags) else ConditionalGenerator(count, size)
+        generator = ConditionalGenerator(count, size, width_of(flags))
     return initialise(generator, "document" if flags.network == "document" else "he")
 
 
@@ -93,17 +100,21 @@ def make_discriminator(flags):
     elif flags.network == "document":
         discriminator = Discriminator(flags.model, count, size)
     else:
-        discriminator = ConditionalDiscriminator(count, size)
+        discriminator = ConditionalDiscriminator(count, size, width_of(flags))
     return initialise(discriminator, "document" if flags.network == "document" else "he")
 
 
-def make_optimizer(args, network):
-    """Adam, or RMSprop with TensorFlow's decay of 0.9; on CUDA as a graph needs them (see make_adam)."""
+def make_optimizer(args, network, share=1.0):
+    """Adam, or RMSprop with TensorFlow's decay of 0.9; on CUDA as a graph needs them (see make_adam).
+
+    share: of the learning rate.
+    """
+    rate = args.learning_rate * share
     if args.optimizer == "adam":
-        return make_adam(network.parameters(), args.learning_rate, args.beta1, beta2=0.99)
+        return make_adam(network.parameters(), rate, args.beta1, beta2=0.99)
     parameters = list(network.parameters())
     cuda = parameters[0].device.type == "cuda"
-    rate = torch.tensor(args.learning_rate, device=parameters[0].device) if cuda else args.learning_rate
+    rate = torch.tensor(rate, device=parameters[0].device) if cuda else rate
     return torch.optim.RMSprop(parameters, rate, alpha=0.9, capturable=cuda)
 
 

@@ -93,6 +93,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
     add("--network", choices=("document", "conditional"), help="conditional obeys (dcgan2, dcgan5 only)")
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
+    add("--width", type=plumbing.up_to(512), default=32, help="channels of conditional networks' largest maps (32)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
 
     half = plumbing.number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)
@@ -132,6 +133,8 @@ def parse_args(argv=None):
     if args.network == "conditional" and args.model not in ("dcgan2", "dcgan5"):
         there = "dcgan2, which begins from noise, and for dcgan5, which refines a picture"
         raise InputError(f"--network conditional (--recipe best) is for {there}; {args.model} is the document's alone")
+    if args.width != 32 and args.network != "conditional":
+        raise InputError("--width is of --network conditional (--recipe best); the document's networks have their own")
     if args.lambda_attributes and args.network != "conditional":
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
     parse_condition(args.request or "")
@@ -294,8 +297,9 @@ def train(args):
     discriminator = make_discriminator(args).to(device, memory_format=torch.channels_last)
     ema = make_ema(generator)
     shown = Model(ema if args.show_ema else generator, args, device, autocast)
-    optimizers = make_optimizer(args, generator), make_optimizer(args, discriminator)
-    players = Players(generator, discriminator, ema, *optimizers)
+    g_optimizer = make_optimizer(args, generator)
+    d_optimizer = make_optimizer(args, discriminator, min(1, 32 / args.width))  # the wider, the less it can stand
+    players = Players(generator, discriminator, ema, g_optimizer, d_optimizer)
 
     # Logbook
     about = f"{len(train_rows)} training and {len(validation_rows)} validation faces, {len(args.attributes)} attributes"

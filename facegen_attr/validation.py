@@ -8,6 +8,8 @@ from facegen_attr.loading import crop_of, is_editor, noise
 from facegen_attr.model import REFINERS
 from facegen_attr.predictor import balanced_accuracy
 
+OBEYED = 0.95  # share read as asked for from which on all count as equal: what real faces show is read no better
+
 
 def fixed_starts(args, x, c):
     """What the sheets and the score begin from, and what is asked for: always the same for faces x of attributes c.
@@ -34,6 +36,14 @@ def obeyed(discriminator, x, asked, device, autocast):
         read = torch.cat([discriminator(part.to(device), c.to(device))[1].float().cpu() for part, c in pieces])
     rate = balanced_accuracy((read > 0).float(), (asked > 0.5).float()).nanmean()
     return rate.nan_to_num(1.0).item()  # nothing to tell apart: nothing is disobeyed
+
+
+def rated(distance, read):
+    """What a model is kept by, less is better: its face distance, and at chance, a half, thirteen times as much.
+
+    read: of obeyed(). Of models that look real and obey the newest is to be kept, so that they all have one number.
+    """
+    return score(distance) / max(min(round(read, 2), OBEYED), 0.01) ** 4
 
 
 def setting_rows(model, start, c, count=4):
@@ -66,7 +76,7 @@ def validate(model, discriminator, start, asked, x, c, journal):
     if model.flags.lambda_attributes:  # real-looking faces that show something else are no good
         read = obeyed(discriminator, x_fake, asked, model.device, model.autocast)
         journal.scalar("attributes/read", read)
-        found /= max(round(read, 2), 0.01) ** 4  # at chance, a half, sixteen times as far
+        found = rated(distance, read)
     if is_editor(model.flags):  # doing nothing comes nearest to real faces: the newest that has not collapsed
         return -journal.step if spread >= 0.5 else float("inf")
     return found

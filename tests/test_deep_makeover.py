@@ -25,7 +25,7 @@ from common.celeba import CelebA, pack, parse_condition
 from common.synthetic import draw, parameters
 from deep_makeover import loading
 from deep_makeover import main as script
-from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
+from deep_makeover.gan import FACE, discriminator_loss, generator_loss, r1_penalty
 from deep_makeover.loading import read_box
 from deep_makeover.measure import fit_reader, validate
 from deep_makeover.model import (
@@ -35,6 +35,7 @@ from deep_makeover.model import (
     Generator,
     ResidualBlock,
     critic_loss,
+    face_weights,
     initialise,
     make_networks,
     pixel_loss,
@@ -205,6 +206,18 @@ def test_losses_by_hand():
     assert pixel_loss(x + checker, x).item() == 0, "only what is left at a quarter of the size counts"
 
 
+def test_the_pixel_loss_holds_the_face_more_than_the_hair_about_it():
+    weights = face_weights((100, 80), (9, 18, 160, 200), FACE, 0.2)
+    assert weights.shape == (25, 20) and weights.min() == pytest.approx(0.2) and weights.max() == 1
+    assert weights[(112 - 18) // 8, (89 - 9) // 8] == 1, "between CelebA's eyes"
+    assert weights[(40 - 18) // 8, (89 - 9) // 8] == pytest.approx(0.2), "hair"
+    assert (face_weights((100, 80), (9, 18, 160, 200), FACE, 1.0) == 1).all(), "1 is the document's loss"
+    x = torch.zeros(1, 3, 100, 80)
+    hair, face = x.clone(), x.clone()
+    hair[:, :, :20], face[:, :, 44:64] = 1, 1
+    assert pixel_loss(hair, x, weights) < 0.5 * pixel_loss(face, x, weights)
+
+
 def test_temperature_halves_by_steps():
     assert [temperature(step, 5000) for step in (1, 5001, 10001)] == [1, 0.5, 0.25]
 
@@ -345,7 +358,9 @@ def test_resume_is_exact(extra, faces, home):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_step_depends_on_its_tensors_and_the_seed_alone(bf16):
     """On no flag that changes either, and its losses are fp32 in any case."""
-    args = script.parse_args(["--instance_noise=0.2", "--diff_augment", "--recipe=best", *map(str, SMALL)])
+    args = script.parse_args(
+        ["--instance_noise=0.2", "--diff_augment", "--recipe=best", "--box=9,18,80,96", *map(str, SMALL)]
+    )
     flags, results, (x, y) = dict(vars(args)), [], torch.rand(2, 8, 3, 48, 40).mul(2).sub(1)
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, bf16)
     for seed in (0, 0, 1):
@@ -444,6 +459,16 @@ def test_another_box_and_scale_train(faces, home):
     box = ["--box", "40,60,100,120", "--scale", 0.5]
     assert call("--dataset_dir", faces, "--recipe=best", "--steps=1", *box, *SMALL, *places(home)) == 0
     assert (home / "models/faces_Smiling0-to-Smiling1_50x60_best.pt").exists()
+
+
+def test_networks_of_another_width_train_and_are_taken_for_the_test(faces, home):
+    flags = ["--dataset_dir", faces, "--recipe=best", *SMALL, *places(home)]
+    assert call(*flags, "--steps=1", "--width=8") == 0
+    (path,) = (home / "models").glob("*.pt")
+    content = torch.load(path, weights_only=True)
+    assert len(content["generator"]["stem.weight"]) == 8 and len(content["discriminator"]["layers.0.weight"]) == 12
+    assert call(*flags, "--run=test", "--out_dir", home / "out") == 0, "the file knows its width"
+    assert any((home / "out/made").iterdir())
 
 
 def test_the_attributes_may_lie_elsewhere(faces, home, capsys):

@@ -56,7 +56,7 @@ from facegen_attr.model import (
 from facegen_attr.plumbing import make_ema, read_checkpoint
 from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
-from facegen_attr.validation import obeyed
+from facegen_attr.validation import obeyed, rated
 
 SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
 EIGHT = SETS["8"]
@@ -392,6 +392,12 @@ def test_obeyed_is_the_mean_rate_of_what_the_discriminator_reads():
     assert obeyed(discriminator, x, asked * 0, "cpu", contextlib.nullcontext) == 1
 
 
+def test_of_models_that_look_real_and_obey_the_newest_is_kept():
+    assert rated(0.1, 0.996) == rated(0.4, 0.951), "no difference that is one: the newer wins"
+    assert rated(1.0, 0.95) < rated(0.4, 0.6), "real-looking faces that show something else are no good"
+    assert rated(1.0, 0.95) > rated(0.4, 0.95)
+
+
 def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
     folder = tmp_path / "copy"
     shutil.copytree(trained[0], folder)
@@ -568,6 +574,17 @@ def test_generate_writes_what_was_asked_for(trained, faces, tmp_path):
     assert (tmp_path / "out/sheet.png").exists()
     assert call(*flags, "--out_dir", tmp_path / "out") == 2, "nothing is written over"
     assert call(*flags, "--out_dir", tmp_path / "out", "--overwrite", "--count", 2) == 0
+
+
+@pytest.mark.parametrize("model", ["dcgan2", "dcgan5"])
+def test_networks_of_another_width_train_and_answer(model, faces, home):
+    flags = ["--dataset_dir", faces, "--recipe", "best", "--model", model, *SMALL, *places(home)]
+    assert call(*flags, "--width", 8, "--attributes", 2, "--steps", 2) == 0
+    weights = read_checkpoint(home / f"models/faces_{model}_16_best.pt")["generator"]
+    largest = weights["ups.0.weight" if model == "dcgan2" else "down1.0.weight"]
+    assert len(largest) == (64 if model == "dcgan2" else 8), "eight times the width where a face is 4 x 4"
+    assert call(*flags, "--run", "generate", "--count", 2, "--out_dir", home / "out") == 0, "its file knows its width"
+    assert (home / "out/sheet.png").exists()
 
 
 def test_without_a_request_each_attribute_is_asked_for_as_often_as_not(trained, faces, tmp_path):
@@ -838,6 +855,7 @@ MISTAKES = [
     (["--attributes=Male,Male"], "given twice"),
     (["--recipe=best", "--model=dcgan3"], "the document's alone"),
     (["--lambda_attributes=1"], "--network conditional"),
+    (["--width=64"], "--network conditional"),
     (["--balance=0.7"], "0 to 0.5"),
     (["--batch_size=0"], "more than 0"),
     (["--count=0"], "at most 100000"),

@@ -298,7 +298,7 @@ def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch)
     assert "| steps | 1 of 2 |" in card and "non-commercial research only" in card and "96 faces of 178 x 218" in card
     assert (
         "--annealing_half_life 4000 --diff_augment True --steps 1" in card
-        and "--run train --train_time 0 --recipe best --batch_size 16 " in card
+        and "--run train --train_time 0 --recipe best --width 24 --batch_size 16 " in card
         and "| minutes | 1.5 |" in card
         and re.search(r"\| size \| \d\.\d\d MB \|", card)
     )
