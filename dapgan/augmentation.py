@@ -82,7 +82,7 @@ class Varied(NamedTuple):
 
 
 def augment_person(
-    x, faces, encode, generate, constrain, count, strength=0.35, min_identity=0.95, min_quality=0.01, seed=0
+    x, faces, encode, generate, constrain, count, strength=0.15, min_identity=0.95, min_quality=0.01, seed=0
 ):
     """Vary a few pictures x (N, 3, S, S) of one person, or of one class, into `count` more.
 

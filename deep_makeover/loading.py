@@ -116,7 +116,7 @@ def load_model(args):
     saved = argparse.Namespace(**content["args"])
     try:
         outputs = 2 if saved.lambda_class else 1
-        width = getattr(saved, "width", 16)  # a model from before --width has its default
+        width = getattr(saved, "width", 16)  # the document's networks of before --width know none
         generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs, width)
     except AttributeError:
         raise InputError(f"{path} is no model of this project") from None

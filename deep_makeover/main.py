@@ -93,7 +93,7 @@ def parse_args(argv=None):
     poolings = plumbing.number(int, "1 to 4", lambda n: 1 <= n <= 4)
     add = parser.add_argument_group("Model").add_argument
     add("--network", choices=("document", "compact"), help="pair of networks (best: compact)")
-    add("--width", type=plumbing.up_to(512, least=2), default=16, help="compact: channels of the largest maps (16)")
+    add("--width", type=plumbing.up_to(512, least=2), default=16, help="compact: channels at half the size (16)")
     add("--poolings", type=poolings, default=2, help="of the document's generator, 1 to 4 (default: 2)")
     add("--init", choices=("residual", "default"), default="residual", help="first weights (residual)")
     add("--box", help="x,y,width,height in CelebA's 178 x 218 (49,90,80,100; best: 9,18,160,200)")
@@ -140,6 +140,8 @@ def parse_args(argv=None):
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: "train" if first.run != "train" else None)
     if not args.epoch and not args.steps:
         raise InputError("--epoch 0 --steps 0: expected one of them to say how long to train")
+    if args.width != 16 and args.network != "compact":
+        raise InputError("--width is of --network compact (--recipe best); the document's networks have their own")
     read_box(args.box, args.scale)
     loading.read_conditions(args)
     return args

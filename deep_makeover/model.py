@@ -165,7 +165,7 @@ class CompactDiscriminator(nn.Module):
 def make_networks(network, poolings, init, outputs, width=16):
     """Generator and discriminator of a kind, "document" or "compact".
 
-    init: "residual" or "default", document only; width: channels of the generator's largest maps, compact only.
+    init: "residual" or "default", document only; width: the generator's channels at half the size, compact only.
     """
     if network == "compact":
         return CompactGenerator(width), CompactDiscriminator(outputs, width)

@@ -74,7 +74,7 @@ def is_editor(flags):
 
 
 def width_of(flags):
-    """Channels of the conditional networks' largest maps; a model from before --width has its default."""
+    """Channels of the conditional networks at half of 64 pixels; a model from before --width has its default."""
     return getattr(flags, "width", 32)
 
 

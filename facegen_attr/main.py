@@ -93,7 +93,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
     add("--network", choices=("document", "conditional"), help="conditional obeys (dcgan2, dcgan5 only)")
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
-    add("--width", type=plumbing.up_to(512), default=32, help="channels of conditional networks' largest maps (32)")
+    add("--width", type=plumbing.up_to(512, least=2), default=32, help="conditional: channels at half the size (32)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
 
     half = plumbing.number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)

@@ -39,7 +39,7 @@ def obeyed(discriminator, x, asked, device, autocast):
 
 
 def rated(distance, read):
-    """What a model is kept by, less is better: its face distance, and at chance, a half, thirteen times as much.
+    """What a model is kept by, less is better: its face distance, at chance, a half, thirteen times what it is obeyed.
 
     read: of obeyed(). Of models that look real and obey the newest is to be kept, so that they all have one number.
     """

@@ -717,6 +717,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
         ("--scale 0.1", "expected sides"),
         ("--scale nan", "more than 0"),
         ("--poolings 5", "1 to 4"),
+        ("--network document --width 8", "--network compact"),
         ("--train_mode mtx", "mtx"),
         ("--pixel_loss_max 2", "0 to 1"),
         ("--attribute_file none.txt", "is no file"),
