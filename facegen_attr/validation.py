@@ -39,11 +39,11 @@ def obeyed(discriminator, x, asked, device, autocast):
 
 
 def rated(distance, read):
-    """What a model is kept by, less is better: its face distance, at chance, a half, thirteen times what it is obeyed.
+    """What a model is kept by, less is better: its face distance, and at chance, a half, thirteen times as much.
 
     read: of obeyed(). Of models that look real and obey the newest is to be kept, so that they all have one number.
     """
-    return score(distance) / max(min(round(read, 2), OBEYED), 0.01) ** 4
+    return score(distance) * (OBEYED / max(min(round(read, 2), OBEYED), 0.01)) ** 4
 
 
 def setting_rows(model, start, c, count=4):

@@ -649,7 +649,9 @@ def load_checkpoint(path, flags, parts, facts=()):
     if saved.get("inverts") != flags.get("inverts"):
         print(f"{file.parent} was trained for a generator that has changed since: it begins anew")
         return None
-    differ = {name: saved.get(name) for name, value in flags.items() if saved.get(name) != value}
+    # A flag that came with a later program is none that was chosen: what it says by default is what was done before.
+    known = saved | {name: saved.get(name, None if name in facts else value) for name, value in flags.items()}
+    differ = {name: known[name] for name, value in flags.items() if known[name] != value}
     if differ:
         was = "; ".join(f"{name} was {value}, now {flags[name]}" for name, value in differ.items())
         texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in differ.items()}
@@ -660,7 +662,10 @@ def load_checkpoint(path, flags, parts, facts=()):
         if isinstance(part, torch.optim.Optimizer):
             for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
                 theirs |= dict(lr=mine["lr"], capturable=mine["capturable"])  # as this device needs them
-        part.load_state_dict(content[name])
+        try:
+            part.load_state_dict(content[name])
+        except (KeyError, RuntimeError, ValueError):
+            raise InputError(f"{file} has networks of another shape: begin anew with --restart") from None
     print(f"resuming from {file}, step {content['state']['step']}")
     return content["state"]
 

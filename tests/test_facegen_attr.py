@@ -395,7 +395,7 @@ def test_obeyed_is_the_mean_rate_of_what_the_discriminator_reads():
 def test_of_models_that_look_real_and_obey_the_newest_is_kept():
     assert rated(0.1, 0.996) == rated(0.4, 0.951), "no difference that is one: the newer wins"
     assert rated(1.0, 0.95) < rated(0.4, 0.6), "real-looking faces that show something else are no good"
-    assert rated(1.0, 0.95) > rated(0.4, 0.95)
+    assert rated(1.0, 0.95) == 1.0 and rated(0.4, 0.95) == 0.5
 
 
 def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
@@ -574,6 +574,19 @@ def test_generate_writes_what_was_asked_for(trained, faces, tmp_path):
     assert (tmp_path / "out/sheet.png").exists()
     assert call(*flags, "--out_dir", tmp_path / "out") == 2, "nothing is written over"
     assert call(*flags, "--out_dir", tmp_path / "out", "--overwrite", "--count", 2) == 0
+
+
+def test_a_run_from_before_a_flag_goes_on_and_one_of_another_shape_says_so(faces, home, capsys):
+    flags = ["--dataset_dir", faces, "--recipe", "best", "--attributes", 2, *SMALL, *places(home)]
+    assert call(*flags, "--steps", 1) == 0
+    path = home / "checkpoint/faces_dcgan2_16_best/last.pt"
+    content = torch.load(path, weights_only=True)
+    del content["args"]["width"]
+    torch.save(content, path)
+    assert call(*flags, "--steps", 2, "--width", 8) == 2
+    assert "of another shape: begin anew with --restart" in capsys.readouterr().err
+    assert call(*flags, "--steps", 2) == 0
+    assert "resuming from" in capsys.readouterr().out and read_checkpoint(path)["state"]["step"] == 2
 
 
 @pytest.mark.parametrize("model", ["dcgan2", "dcgan5"])
