@@ -108,7 +108,7 @@ def load_model(args):
     """The best generator so far, else the last checkpoint's: generator, device, autocast, flags.
 
     And the judge, None in a file that knows none: the discriminator that was trained with it, and the score below which
-    5% of validation makeovers lie. --box and --scale that are given win over the model's own: the networks take
+    1% of validation makeovers lie. --box and --scale that are given win over the model's own: the networks take
     pictures of any size.
     """
     device, autocast, *_ = setup(args)

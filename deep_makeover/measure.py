@@ -32,7 +32,7 @@ def validate(generator, discriminator, images, reader, crop, device, autocast):
 
     "distance" is the face distance (see gan.py) of what was made to target faces, "before" that of the faces it was
     made from; "read" the share that the reader (see fit_reader) takes for the target, "read_before" that of the faces
-    it was made from; "least" the discriminator's logit that 5% of what was made lie below.
+    it was made from; "least" the discriminator's logit that 1% of what was made lie below.
     """
     direction, middle = reader
     x, x_fake = make_over(generator, images[0], device, autocast)
@@ -46,7 +46,7 @@ def validate(generator, discriminator, images, reader, crop, device, autocast):
     discriminator.eval()
     with torch.no_grad(), autocast():
         logits = torch.cat([discriminator(part)[:, 0] for part in x_fake.split(64)])
-    numbers["least"] = logits.float().quantile(0.05).item()
+    numbers["least"] = logits.float().quantile(0.01).item()
     for name, pictures in (("read", x_fake), ("read_before", x)):
         read = face_numbers(pictures, crop).double() @ direction > middle
         numbers[name] = read.double().mean().item()

@@ -22,7 +22,7 @@ OUTPUTS = {  # by what the input is: what the result may be
 def plausible(judge, made, autocast, scores):
     """Whether the judge's discriminator takes a makeover (1, 3, h, w) for one as good as those of validation faces.
 
-    Its score, which joins `scores`, is then not below 95% of theirs. Of a clip the mean of all scores so far counts, so
+    Its score, which joins `scores`, is then not below 99% of theirs. Of a clip the mean of all scores so far counts, so
     that the change does not come and go from frame to frame.
     """
     discriminator, least = judge
@@ -111,7 +111,7 @@ def make_over_file(file, path, model, detector, args):
         file, path, lambda _, photo: make_over_photo(photo, model, detector, args, tally, clip), args.side_by_side
     )
     left = "the makeover is" if tally["left out"] == 1 else f"{tally['left out']} makeovers are"
-    left += " left out: the discriminator scores 95% of validation makeovers higher (--keep_all takes it all the same)"
+    left += " left out: the discriminator scores 99% of validation makeovers higher (--keep_all takes it all the same)"
     told = [f"a face made over in {changed} of {count} frames" if count > 1 else "made over"] if changed else []
     told += [left] * bool(tally["left out"]) + [f"not kept of {file}: {'; '.join(lost)}"] * bool(changed and lost)
     return "; ".join(told) or "no face found" + (f" in {count} frames" if count > 1 else ""), changed > 0

@@ -6,7 +6,7 @@ from deep_makeover.plumbing import find_model, output_folder, place, shown_part,
 
 
 def ship(args):
-    """Write the model of the run that the flags name, MODE.pt, with the score that 95% of makeovers are above."""
+    """Write the model of the run that the flags name, MODE.pt, with the score that 99% of makeovers are above."""
     _, content = find_model(args, run_name(args))
     about = f"{trained_on(args, content)}, those of them that its two sides select"
     load_model(args)  # what cannot be used is not written
