@@ -104,6 +104,12 @@ def report_sides(args, records):
         raise InputError("--source and --target select the same faces: there is nothing to make over")
 
 
+def networks_of(flags):
+    """The generator and the discriminator that the flags describe."""
+    width = getattr(flags, "width", 16)  # the document's networks of before --width know none
+    return make_networks(flags.network, flags.poolings, flags.init, 2 if flags.lambda_class else 1, width)
+
+
 def load_model(args):
     """The best generator so far, else the last checkpoint's: generator, device, autocast, flags.
 
@@ -115,9 +121,7 @@ def load_model(args):
     path, content = find_model(args, run_name(args))
     saved = argparse.Namespace(**content["args"])
     try:
-        outputs = 2 if saved.lambda_class else 1
-        width = getattr(saved, "width", 16)  # the document's networks of before --width know none
-        generator, discriminator = make_networks(saved.network, saved.poolings, saved.init, outputs, width)
+        generator, discriminator = networks_of(saved)
     except AttributeError:
         raise InputError(f"{path} is no model of this project") from None
     part = shown_part(content, "generator", "ema")

@@ -37,17 +37,9 @@ from deep_makeover.gan import (
     r1_penalty,
     score,
 )
-from deep_makeover.loading import load_records, make_over, read_box, run_name, sides
+from deep_makeover.loading import load_records, make_over, networks_of, read_box, run_name, sides
 from deep_makeover.measure import fit_reader, test, validate
-from deep_makeover.model import (
-    critic_loss,
-    face_weights,
-    make_networks,
-    pixel_loss,
-    please_critic,
-    temperature,
-    truncated_noise,
-)
+from deep_makeover.model import critic_loss, face_weights, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from deep_makeover.ship import ship
@@ -174,8 +166,7 @@ def train(args):
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    outputs = 2 if args.lambda_class else 1
-    networks = make_networks(args.network, args.poolings, args.init, outputs, args.width)
+    networks = networks_of(args)
     generator, discriminator = (network.to(device, memory_format=torch.channels_last) for network in networks)
     ema = make_ema(generator)
     shown = ema if args.show_ema else generator

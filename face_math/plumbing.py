@@ -649,23 +649,23 @@ def load_checkpoint(path, flags, parts, facts=()):
     if saved.get("inverts") != flags.get("inverts"):
         print(f"{file.parent} was trained for a generator that has changed since: it begins anew")
         return None
-    # A flag that came with a later program is none that was chosen: what it says by default is what was done before.
-    known = saved | {name: saved.get(name, None if name in facts else value) for name, value in flags.items()}
-    differ = {name: known[name] for name, value in flags.items() if known[name] != value}
+    # A flag that came with a later program was not chosen then, so that it cannot differ; a fact that is missing does.
+    before = {name: saved.get(name, None if name in facts else value) for name, value in flags.items()}
+    differ = {name: was for name, was in before.items() if was != flags[name]}
     if differ:
         was = "; ".join(f"{name} was {value}, now {flags[name]}" for name, value in differ.items())
         texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in differ.items()}
         again = " ".join(f"--{name}={shlex.quote(str(text))}" for name, text in texts.items())
         advice = "" if set(differ) & set(facts) or None in texts.values() else f"go on with {again}, or "
         raise InputError(f"{file} was made with other flags ({was}): {advice}begin anew with --restart")
-    for name, part in parts.items():
-        if isinstance(part, torch.optim.Optimizer):
-            for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
-                theirs |= dict(lr=mine["lr"], capturable=mine["capturable"])  # as this device needs them
-        try:
+    try:
+        for name, part in parts.items():
+            if isinstance(part, torch.optim.Optimizer):
+                for mine, theirs in zip(part.param_groups, content[name]["param_groups"], strict=True):
+                    theirs |= dict(lr=mine["lr"], capturable=mine["capturable"])  # as this device needs them
             part.load_state_dict(content[name])
-        except (KeyError, RuntimeError, ValueError):
-            raise InputError(f"{file} has networks of another shape: begin anew with --restart") from None
+    except (KeyError, RuntimeError, ValueError):
+        raise InputError(f"{file} has networks of another shape: begin anew with --restart") from None
     print(f"resuming from {file}, step {content['state']['step']}")
     return content["state"]
 
