@@ -4,13 +4,14 @@
     python benchmarks/makeover.py --dataset_dir data/celeba
 
 What a person sees is judged: the made-over face is put back into CelebA's aligned picture, as --run inference does, and
-of that the square of 178 pixels is taken, with hair and background. For the test faces of the model's source side,
-three candidates side by side: the makeover; the picture itself (keeps the person, changes nothing); and a random test
-face of the target side (changes all, and the person too). Each is read by two readers that share nothing, the
-attribute judge of benchmarks/quality.py and a logistic regression on EfficientNet-Lite0's features, dlib's face
-embedding says whether it is still the same person (rates with 95% intervals, Wilson's), and KID-EffNet how far the
-whole set is from real pictures of the target side. Beside them: which kinds of faces it fails with, how well target
-faces are left as they are, how much of the rest of the attributes is read otherwise than before, and the speed.
+of that the square of 178 pixels is taken, with hair and background. For the test faces of the model's source side, four
+candidates side by side: the makeover; all that the generator draws (--strength 1 --face_strength 1); the picture itself
+(keeps the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each
+is read by two readers that share nothing, the attribute judge of benchmarks/quality.py and a logistic regression on
+EfficientNet-Lite0's features, dlib's face embedding says whether it is still the same person (rates with 95% intervals,
+Wilson's), and KID-EffNet how far the whole set is from real pictures of the target side. Beside them: which kinds of
+faces it fails with, how well target faces are left as they are, how much of the rest of the attributes is read
+otherwise than before, and the speed.
 Packages: pip install -r requirements-bench.txt
 """
 
@@ -32,10 +33,10 @@ import quality
 from common.celeba import ATTRIBUTES, CROPS, HEIGHT, WIDTH, CelebA, attribute_indices, pack, parse_condition
 from common.mtcnn import paste, rescale, soft_box, warp
 from common.photos import InputError
-from deep_makeover.loading import MODES, load_model, make_over, read_box, run_name, sides
+from deep_makeover.loading import MODES, load_model, make_over, read_box, run_name, sides, take
 from deep_makeover.main import parse_args
 from deep_makeover.measure import request_of, test
-from deep_makeover.plumbing import place, share
+from deep_makeover.plumbing import place
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
 OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
@@ -53,18 +54,22 @@ def show(rate, count):
     return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
 
 
-def whole(model, options, pictures, strengths=(1.0,)):
+def whole(model, options, pictures, strengths):
     """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted.
 
-    A list of them, one array for each strength.
+    A list of them, one array for each of strengths, which are (--strength, --face_strength).
     """
     generator, device, autocast, *_ = model
     box, size = read_box(options.box, options.scale)
-    matrix, weight = rescale(np.eye(2, 3), box, size), soft_box(size)
+    matrix, results = rescale(np.eye(2, 3), box, size), []
     faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
-    x, made = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in make_over(generator, faces, device, autocast))
-    rows = list(zip(pictures, made, [matrix] * len(x), x, strict=True))
-    return [np.stack([paste(*row, strength * weight) for row in rows]) for strength in strengths]
+    x, made = make_over(generator, faces, device, autocast)
+    for options.strength, options.face_strength in strengths:
+        parts = (x, take(x, made, options, options))
+        old, new = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in parts)
+        rows = zip(pictures, new, old, strict=True)
+        results.append(np.stack([paste(picture, n, matrix, o, soft_box(size)) for picture, n, o in rows]))
+    return results
 
 
 def square(pictures):
@@ -108,7 +113,6 @@ def parse(argv):
     parser.add_argument("--recipe", help="of the model (default: that of the only one there is)")
     parser.add_argument("--source", help="condition that the model was trained with, if any")
     parser.add_argument("--target", help="likewise")
-    parser.add_argument("--strengths", type=share, nargs="*", default=[0.85, 0.75], help="measured as well (0.85 0.75)")
     parser.add_argument("--model_path", help="model file, or folder (default: the project's)")
     parser.add_argument("--out_dir", type=Path, default=ROOT / "benchmarks/cache/makeover", help="for the pictures")
     parser.add_argument("--cache_dir", type=Path, default=ROOT / "benchmarks/cache", help="keeps the judge")
@@ -205,8 +209,8 @@ def main(argv=None):
     rows = sides(options, records, "test")
     judges = Judges(args, request)
     before, goal = (records.images[side] for side in rows)
-    made_over = whole(load_model(options), options, before, (1.0, *args.strengths))
-    source, target, made, *weaker = (judges.look(square(pictures)) for pictures in (before, goal, *made_over))
+    made_over = whole(load_model(options), options, before, [(options.strength, options.face_strength), (1, 1)])
+    source, target, made, drawn = (judges.look(square(pictures)) for pictures in (before, goal, *made_over))
 
     test_rows = records.rows("test")
     truth = torch.from_numpy(records.attributes[test_rows] > 0)
@@ -227,7 +231,7 @@ def main(argv=None):
     for kind, label, look in (
         ("source", "the picture itself", source),
         ("made", "made over", made),
-        *((f"made {s:g}", f"--strength {s:g}", look) for s, look in zip(args.strengths, weaker, strict=True)),
+        ("drawn", "all that is drawn", drawn),
         ("target", "a random target face", target.of(torch.from_numpy(order))),
     ):
         numbers[kind], hit = judge_kind(judges, look, source, None if kind == "target" else target)

@@ -236,9 +236,10 @@ def made_over(bench, mode):
     line |= dict(json=out / "numbers.json")
     finish(makeover.main, [f"--{name}={value}" for name, value in line.items()])
     numbers, rows = json.loads((out / "numbers.json").read_text()), []
-    labels = {"source": "the picture itself", "made": "made over", "target": "a random target face"}
-    for kind in [kind for kind in numbers if kind in labels or kind.startswith("made ")]:
-        label, row = labels.get(kind, kind.replace("made", "made over, --strength")), numbers[kind]
+    drawn = "the same, `--strength 1 --face_strength 1`"
+    labels = dict(source="the picture itself", made="made over", drawn=drawn, target="a random target face")
+    for kind, label in labels.items():
+        row = numbers[kind]
         same = makeover.show(row["same_person"], row["n"]) if "same_person" in row else "not measured"
         read = " / ".join(makeover.show(rate, row["n"]).strip() for rate in row["read"].values())
         near = f"{row['kid']:.1f} +- {row['kid_std']:.1f}" if "kid" in row else "not measured"

@@ -10,7 +10,8 @@ import torch.distributed as dist
 from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_condition, read_table, to_tensor
 from common.photos import InputError
 from deep_makeover import plumbing
-from deep_makeover.model import make_networks
+from deep_makeover.gan import FACE
+from deep_makeover.model import face_oval, make_networks
 from deep_makeover.plumbing import fill, find_model, in_chunks, setup, shown_part
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
@@ -143,3 +144,13 @@ def make_over(generator, images, device, autocast):
     with autocast():
         made = torch.cat([generator(x[part]) for part in in_chunks(x, size=16)])
     return x, made.float().clamp(-1, 1)
+
+
+def take(x, made, args, saved):
+    """What --strength and --face_strength take of the change from x to made, both (N, 3, h, w) in [-1, 1].
+
+    saved: the model's flags, for its box.
+    """
+    box, size = read_box(saved.box, saved.scale)
+    weights = args.strength * (1 - (1 - args.face_strength) * face_oval(size, box, FACE))
+    return (x + weights.to(x.device) * (made - x)).clamp(-1, 1)

@@ -39,7 +39,7 @@ from deep_makeover.gan import (
 )
 from deep_makeover.loading import load_records, make_over, networks_of, read_box, run_name, sides
 from deep_makeover.measure import fit_reader, test, validate
-from deep_makeover.model import critic_loss, face_weights, pixel_loss, please_critic, temperature, truncated_noise
+from deep_makeover.model import critic_loss, face_oval, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from deep_makeover.ship import ship
@@ -52,13 +52,13 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
         network="document", batch_size=16, learning_rate=0.0002, learning_rate_end=0.000001, beta1=0.5,
         annealing_half_life=5000, pixel_loss_max=0.95, pixel_loss_min=0.7, pixel_loss_outside=1.0,
         instance_noise=0.2, lambda_class=0.0, lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False,
-        show_ema=False, sample_every=20,
+        show_ema=False, sample_every=20, strength=1.0, face_strength=1.0,
     ),
     "best": dict(
         network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005, beta1=0.5,
         annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, pixel_loss_outside=0.2,
         instance_noise=0.0, lambda_class=0.1, lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False,
-        show_ema=True, sample_every=200, box="9,18,160,200", scale=0.5,
+        show_ema=True, sample_every=200, strength=1.2, face_strength=0.62, box="9,18,160,200", scale=0.5,
     ),
 }  # fmt: skip
 WGAN = dict(  # what --loss wgan sets on top of the document's recipe: the last state of its program
@@ -72,12 +72,14 @@ def parse_args(argv=None):
     """Read the command line. InputError: flags that do not go together."""
     parser = plumbing.make_parser(__doc__, "deep_makeover")
     positive, share, weight = plumbing.positive, plumbing.share, plumbing.weight
+    strength = plumbing.number(float, "0 to 2", lambda value: 0 <= value <= 2)
     same = dict(default=argparse.SUPPRESS)  # the document's name of a flag that all projects have
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="train, test, inference or ship (default: train)")
     add("--min_faces", type=positive, default=200, help="fewest training faces of a side (default: 200)")
-    add("--strength", type=share, default=1.0, help="inference: 0 the photo, 1 all of it (default: 1)")
+    add("--strength", type=strength, help="of the change: 0 the photo, 1 as drawn, at most 2 (document: 1, best: 1.2)")
+    add("--face_strength", type=strength, help="times that on the face: the person is kept (document: 1, best: 0.62)")
     add("--all_faces", **SWITCH, default=False, help="inference: every face, not only the largest")
     add("--keep_all", **SWITCH, default=False, help="inference: also makeovers that the discriminator scores low")
     add("--side_by_side", **SWITCH, default=False, help="inference: the photo beside the result")
@@ -258,7 +260,8 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
     d_adversarial, g_adversarial = LOSSES[args.loss]
     zero, weights = torch.zeros_like(now), list(discriminator.parameters())
     box, size = read_box(args.box, args.scale)
-    face = face_weights(size, box, FACE, args.pixel_loss_outside).to(now.device)
+    outside = args.pixel_loss_outside
+    counts = outside + (1 - outside) * face_oval(size, box, FACE, shrink=4).to(now.device)
 
     def logits(x, numbers, noise=None):
         x = diff_augment(x, numbers) if args.diff_augment else x
@@ -308,7 +311,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
         if not alone:
             discriminator.requires_grad_(False)
             fake = judge(x_fake, numbers[1], noises[1])
-            g_loss, near_loss = g_adversarial(fake[:, 0]), pixel_loss(x_fake, x, face)
+            g_loss, near_loss = g_adversarial(fake[:, 0]), pixel_loss(x_fake, x, counts)
             total = (1 - pixel_share(args, heat)) * g_loss + pixel_share(args, heat) * near_loss
             if args.lambda_class:
                 total = total + args.lambda_class * generator_loss(fake[:, 1])

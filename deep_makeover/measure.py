@@ -8,7 +8,7 @@ import torch
 from common.celeba import parse_condition, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
 from deep_makeover.gan import diversity, face_distance, face_numbers
-from deep_makeover.loading import load_model, load_records, make_over, run_name, sides
+from deep_makeover.loading import load_model, load_records, make_over, run_name, sides, take
 from deep_makeover.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
 
@@ -74,6 +74,7 @@ def test(args):
 
     started = time.monotonic()
     x, x_fake = make_over(generator, source, device, autocast)
+    x_fake = take(x, x_fake, args, saved)
     seconds = time.monotonic() - started
     for kind, pictures in (("source", source), ("made", to_uint8(x_fake)), ("target", target)):
         save_pictures(out_dir / kind, [f"{number:05d}" for number in range(len(pictures))], pictures)
@@ -82,6 +83,7 @@ def test(args):
     write_table(out_dir / "manifest.tsv", ("file", "source", "request"), rows)
 
     y, y_kept = make_over(generator, target, device, autocast)
+    y_kept = take(y, y_kept, args, saved)
     metrics = dict(
         faces=len(x),
         faces_per_second=len(x) / seconds,

@@ -9,7 +9,7 @@ import torch
 
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
 from common.photos import InputError, media_files, name_outputs, write_table
-from deep_makeover.loading import load_model, make_over, read_box, run_name
+from deep_makeover.loading import load_model, make_over, read_box, run_name, take
 from deep_makeover.plumbing import next_folder, place
 
 OUTPUTS = {  # by what the input is: what the result may be
@@ -52,8 +52,8 @@ def make_over_photo(photo, model, detector, args, tally, clip=None):
         if judge and not args.keep_all and not plausible(judge, made, autocast, [] if clip is None else clip):
             tally["left out"] += 1
             continue
-        old, new = (127.5 * part[0].permute(1, 2, 0).cpu().numpy() for part in (x, made))
-        result = paste(photo if result is None else result, new, matrix, old, args.strength * weight)
+        old, new = (127.5 * part[0].permute(1, 2, 0).cpu().numpy() for part in (x, take(x, made, args, saved)))
+        result = paste(photo if result is None else result, new, matrix, old, weight)
     return result
 
 

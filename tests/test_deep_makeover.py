@@ -35,7 +35,7 @@ from deep_makeover.model import (
     Generator,
     ResidualBlock,
     critic_loss,
-    face_weights,
+    face_oval,
     initialise,
     make_networks,
     pixel_loss,
@@ -112,7 +112,8 @@ def changer(tmp_path_factory):
 
 
 def infer(changer, *flags):
-    return call("--run", "inference", "--model_path", changer, "--device", "cpu", "--precision", "fp32", *flags)
+    as_drawn = ["--strength", 1, "--face_strength", 1, "--device", "cpu", "--precision", "fp32"]
+    return call("--run", "inference", "--model_path", changer, *as_drawn, *flags)
 
 
 def pixels(path):
@@ -207,14 +208,14 @@ def test_losses_by_hand():
 
 
 def test_the_pixel_loss_holds_the_face_more_than_the_hair_about_it():
-    weights = face_weights((100, 80), (9, 18, 160, 200), FACE, 0.2)
-    assert weights.shape == (25, 20) and weights.min() == pytest.approx(0.2) and weights.max() == 1
-    assert weights[(112 - 18) // 8, (89 - 9) // 8] == 1, "between CelebA's eyes"
-    assert weights[(40 - 18) // 8, (89 - 9) // 8] == pytest.approx(0.2), "hair"
-    assert (face_weights((100, 80), (9, 18, 160, 200), FACE, 1.0) == 1).all(), "1 is the document's loss"
+    oval = face_oval((100, 80), (9, 18, 160, 200), FACE, shrink=4)
+    assert oval.shape == (25, 20) and (oval.min(), oval.max()) == (0, 1)
+    assert oval[(112 - 18) // 8, (89 - 9) // 8] == 1, "between CelebA's eyes"
+    assert oval[(40 - 18) // 8, (89 - 9) // 8] == 0, "hair"
     x = torch.zeros(1, 3, 100, 80)
     hair, face = x.clone(), x.clone()
     hair[:, :, :20], face[:, :, 44:64] = 1, 1
+    weights = 0.2 + 0.8 * oval
     assert pixel_loss(hair, x, weights) < 0.5 * pixel_loss(face, x, weights)
 
 
@@ -544,6 +545,20 @@ def test_strength_scales_the_change_and_zero_is_the_photo(changer, scene, tmp_pa
     assert np.abs(results[0.5] - results[1] / 2).max() <= 1 and results[0.5].max() == pytest.approx(20, abs=2)
 
 
+def test_face_strength_weakens_the_change_on_the_face_alone(changer, tmp_path):
+    """In both networks' boxes; hair changes as --strength says, beyond what was drawn if it is more than 1."""
+    for box, size in (("49,90,80,100", (100, 80)), ("9,18,160,200", (200, 160))):
+        crop = np.full((*size, 3), 100, np.uint8)
+        Image.fromarray(crop).save(tmp_path / "crop.png")
+        flags = ["--infile", tmp_path / "crop.png", "--outfile", tmp_path / "out.png", "--overwrite", "--box", box]
+        assert infer(changer, *flags, "--scale", 1, "--strength", 1.5, "--face_strength", 0.5) == 0
+        red = pixels(tmp_path / "out.png")[:, :, 0] - 100
+        left, top, *_ = map(int, box.split(","))
+        assert red[112 - top, 89 - left] == pytest.approx(30, abs=1), "between the eyes: 40 x 1.5 x 0.5"
+        if top < 30:
+            assert red[30 - top, 89 - left] == pytest.approx(60, abs=1), "hair: 40 x 1.5"
+
+
 def test_all_faces_and_side_by_side(changer, scene, tmp_path):
     Image.fromarray(scene).save(tmp_path / "photo.png")
     flags = ["--infile", tmp_path / "photo.png", "--outfile", tmp_path / "out.png"]
@@ -675,7 +690,7 @@ def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
         ("--infile nobody.png --outfile nowhere/o.png", "not a folder that can be written to"),
         ("--infile nobody.png --outfile o.xyz", "expected a name that ends in"),
         ("--infile nobody.avi --outfile o.png", "expected a name that ends in"),
-        ("--infile nobody.png --strength 1.5", "--strength"),
+        ("--infile nobody.png --strength 2.5", "--strength"),
         ("", "needs --infile"),
         ("--images nobody.png --outfile o.png", "--out_dir"),
         ("--images . --out_dir full", "not an empty folder"),
