@@ -84,7 +84,7 @@ def main(argv=None):
     table, rejected, sheet = {}, Counter(), {}
     for number, images in enumerate(pictures):
         x = to_tensor(images[:-1], model.device)
-        gates = args.strength, args.min_identity, args.min_quality
+        gates = args.strength, args.face_strength, args.min_identity, args.min_quality
         networks = model.read, model.generate, model.latent.constrain
         made = augment_person(x, known, *networks, args.count, *gates, args.seed)
         rejected += made.rejected
@@ -109,9 +109,10 @@ def main(argv=None):
         moved = (embed(to_uint8(made.pictures)) - embed(to_uint8(sources))).norm(dim=1).mean().item()
         table["varied"][-1]["moved"] = moved
 
-    print(f"{len(people)} people of the {args.part} part, {sum(map(len, pictures)) - len(people)} pictures, --strength "
-          f"{args.strength}, --crop {args.crop}; {dict(rejected) or 'none'} refused; varied faces are "
-          f"{np.mean([row['moved'] for row in table['varied']]):.3f} (dlib) from their sources")  # fmt: skip
+    moved, few = np.mean([row["moved"] for row in table["varied"]]), sum(map(len, pictures)) - len(people)
+    print(f"{len(people)} people of the {args.part} part, {few} pictures, --strength {args.strength} --face_strength "
+          f"{args.face_strength} --crop {args.crop}; {dict(rejected) or 'none'} refused; varied faces are {moved:.3f} "
+          "(dlib) from their sources")  # fmt: skip
     columns = ("distance", "same_person", "strangers", "features", "pixels")
     print(f"{'mean over people':30}" + "".join(f"{name:>17}" for name in columns))
     for arm, lines in table.items():

@@ -55,6 +55,7 @@ WIDTH, HEIGHT = 178, 218
 FULL = (0, 0, 178, 218)
 SQUARE = (0, 20, 178, 178)
 MAKEOVER = (49, 90, 80, 100)
+FACE = (36, 72, 107, 107)  # what of them is the face
 CROPS = {"face": "face", "whole": "whole", "full": FULL, "square": SQUARE, "makeover": MAKEOVER}
 FEW = 4000  # pictures of CelebA's size that are read before another process has even started
 
@@ -1009,6 +1010,19 @@ def normalise(pixels):
 def to_tensor(images, device="cpu"):
     """Pictures (N, H, W, 3) uint8 as a tensor (N, 3, H, W) float32 in [-1, 1] on the device, channels_last."""
     return normalise(torch.from_numpy(np.array(images)).to(device))
+
+
+def face_oval(size, box, shrink=1, device="cpu"):
+    """Where in an aligned picture the face is: 1 in an oval on it, falling to 0 around; (h // shrink, w // shrink).
+
+    size: (h, w) of the picture; box: what it shows of CelebA's, (x, y, width, height); shrink: how many of the
+    picture's pixels, along a side, one of the result is.
+    """
+    (y, x), (left, top, width, height) = (torch.arange(n // shrink, device=device) + 0.5 for n in size), box
+    x = left + x * shrink * width / size[1] - FACE[0] - FACE[2] / 2  # CelebA's pixels from the middle of the face
+    y = top + y * shrink * height / size[0] - FACE[1] - FACE[3] / 2
+    radius = torch.hypot(x / (0.4 * FACE[2]), y[:, None] / (0.5 * FACE[3]))  # 1 at the rim of the oval
+    return (4 * (1.125 - radius)).clamp(0, 1)
 
 
 def to_uint8(x):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from common.celeba import subset, to_tensor, to_uint8
+from common.celeba import SQUARE, face_oval, subset, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
 from dapgan.faces import (
     LEARNED,
@@ -33,13 +33,14 @@ TRIES = 10  # pictures made for each one wanted before the gates are said to be 
 FEWEST, MOST = 60, 7000  # training faces, without labels, that are needed at least and taken at most
 
 
-def change(x, z, z_new, generate):
+def change(x, z, z_new, generate, weights=1):
     """What moving the latent from z to z_new changes in the generator's picture, done to the photo x.
 
-    What the photo has and the latent has not, its detail and much of the person, stays.
+    What the photo has and the latent has not, its detail and much of the person, stays. weights: what is taken of the
+    change, (S, S).
     """
     with torch.no_grad():
-        return (x + resized(generate(z_new) - generate(z), x.shape[2])).clamp(-1, 1)
+        return (x + weights * resized(generate(z_new) - generate(z), x.shape[2])).clamp(-1, 1)
 
 
 class Unlabelled:
@@ -82,19 +83,32 @@ class Varied(NamedTuple):
 
 
 def augment_person(
-    x, faces, encode, generate, constrain, count, strength=0.15, min_identity=0.95, min_quality=0.01, seed=0
+    x,
+    faces,
+    encode,
+    generate,
+    constrain,
+    count,
+    strength=0.35,
+    face_strength=0.4,
+    min_identity=0.95,
+    min_quality=0.01,
+    seed=0,
 ):
     """Vary a few pictures x (N, 3, S, S) of one person, or of one class, into `count` more.
 
     faces: Unlabelled, of other faces. Each picture made is one of x, every other time mirrored, changed by a random
     step in the latent: `strength` times what latents of unlabelled faces deviate from their mean, along what they
-    deviate together. Kept if both gates agree: identity, the share of unlabelled faces that are less like the picture
-    of x that is most alike; quality, the share of unlabelled faces that are odder. 0 for a gate turns it off.
+    deviate together. Of what that changes, face_strength times is taken on the face itself, by which a person is known,
+    all of it in the hair, the light and the background around. Kept if both gates agree: identity, the share of
+    unlabelled faces that are less like the picture of x that is most alike; quality, the share of unlabelled faces that
+    are odder. 0 for a gate turns it off.
     """
     random = torch.Generator(x.device).manual_seed(seed)
     both = torch.cat([x, x.flip(3)])
     z, own = chunks(encode, both), faces.look(x)
     strangers = (faces.looks @ own.T).max(1).values
+    weights = 1 - (1 - face_strength) * face_oval(x.shape[2:], SQUARE, device=x.device)
     pictures, rows, rejected = [], [], Counter()
     for begin in range(0, TRIES * count, 64):
         if len(rows) == count:
@@ -103,7 +117,7 @@ def augment_person(
         source = number % len(x) + len(x) * (number // len(x) % 2)  # all of x, all of x mirrored, all of x ...
         noise = torch.randn(64, len(faces.root), generator=random, device=x.device)
         z_new = constrain(z[source] + strength * noise @ faces.root.T)
-        made = change(both[source], z[source], z_new, generate)
+        made = change(both[source], z[source], z_new, generate, weights)
         identities = share_below((faces.look(made) @ own.T).max(1).values, strangers).tolist()
         qualities = (1 - share_below(faces.linear.oddness(made), faces.odd)).tolist()
         for i, (which, identity, quality) in enumerate(zip(source.tolist(), identities, qualities, strict=True)):
@@ -163,7 +177,7 @@ def augment(args):
     known, reader, accuracy = know_faces(args, gan)
     images, names = load_pictures(args, gan.device)
     x = to_tensor(images, gan.device)
-    gates = args.strength, args.min_identity, args.min_quality
+    gates = args.strength, args.face_strength, args.min_identity, args.min_quality
     networks = gan.read, gan.generate, gan.latent.constrain
     made = augment_person(x, known, *networks, args.count, *gates, args.seed)
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"

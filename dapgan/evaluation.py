@@ -20,6 +20,8 @@ from dapgan.loading import load_reader, run_name
 from dapgan.plumbing import output_folder, place
 from dapgan.summary import ARMS, as_text, draw_chart, summarise
 
+FOLDS = 4  # of the few, in cross-validation
+
 
 def view(x):
     """(N, 3, S, S) -> (N, 3, 24, 24): the face without most of hair and background, as the classifiers see it."""
@@ -89,6 +91,11 @@ def look(net, x):
     return (net(x) + net(x.flip(3)))[:, 0]
 
 
+def ranked(score, y):
+    """How often a score (N,) is higher for one with it than for one without, y (N,) bool: the area under the ROC."""
+    return ((score[y, None] > score[~y]).float().mean() + (score[y, None] == score[~y]).float().mean() / 2).item()
+
+
 def pick_few(y, count, seed):
     """(2 count,) rows: as many random ones of each class of y (N,) bool, first those where it is so."""
     random = torch.Generator(y.device).manual_seed(1000 + seed)
@@ -105,7 +112,12 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     unlabelled faces it is surest; their mean difference, divided by the covariance of all, is the axis that other
     unlabelled faces are moved along, to either side.
 
-    how: settings of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy.
+    The arm "chosen" is that of the generator where cross-validation on the few says that the pairs help: those that are
+    left out, in FOLDS folds, are ranked at least as well by classifiers that saw pairs as by those that did not. What
+    the generator cannot draw is so left to classical augmentation.
+
+    how: settings of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy, pairs (1 where the
+    classifier learned from pairs, else 0).
     """
     (x, attributes), (x_test, attributes_test), (encode, generate, constrain) = faces, tested, networks
     linear = LinearFaces(x)
@@ -114,6 +126,29 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
         pools["generator"] = (Pool(x, encode, generate), constrain)
     middle, features = pools["linear generator"][0].middle, pools["linear generator"][0].features
     features_test, seen, seen_test, results = middle.features(x_test), view(x), view(x_test), []
+
+    def sure_of(teacher):
+        """Unlabelled faces that it is surest of, with and without, and the axis between them."""
+        with_it, without = confident(look(teacher, seen))
+        return with_it, without, ClassAxis(middle, features[with_it], features[without])
+
+    def learn(few, y, seed, arm, axis):
+        """A classifier that the pairs of an arm are shown to as well."""
+        pool, allowed = pools[arm]
+        pairs = counterfactuals(pool, axis, allowed, seed=seed)
+        return fit_classifier(few, y, seed, made=(view(pairs.pictures), pairs.labels), **how)
+
+    def pairs_help(few, y, seed):
+        """Whether the generator's do, by cross-validation on the few; of one of each class nothing can be left out."""
+        fold = torch.cat([torch.arange(int(part.sum()), device=y.device) % FOLDS for part in (y, ~y)])
+        scores = torch.zeros(2, len(y), device=y.device)
+        for out in [fold == number for number in fold.unique()] if fold.any() else []:
+            teacher = fit_classifier(few[~out], y[~out], seed, **how)
+            taught = learn(few[~out], y[~out], seed, "generator", sure_of(teacher)[2])
+            scores[:, out] = torch.stack([look(net, few[out]) for net in (teacher, taught)])
+        without, with_pairs = (ranked(score, y) for score in scores)
+        return bool(fold.any()) and with_pairs >= without
+
     cases = [(name, count, seed) for name in names for count in counts for seed in range(seeds)]
     for name, count, seed in tqdm(cases, "cases", disable=not progress):
         column = attribute_indices([name])[0]
@@ -122,25 +157,25 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
         few, y = seen[pick_few(truth, count, seed)], torch.arange(2 * count, device=x.device) < count
         teacher = fit_classifier(few, y, seed, **how)
         # From here on the unlabelled faces are known by what the teacher, which has seen the few alone, says of them.
-        with_it, without = confident(look(teacher, seen))
-        axis = ClassAxis(middle, features[with_it], features[without])
+        with_it, without, axis = sure_of(teacher)
+        scores = {"classical": look(teacher, seen_test)}
         for arm in arms:
+            taken = arm in pools
             if arm == "axis alone":
-                score = axis.score(features_test)
-            elif arm == "classical":
-                score = look(teacher, seen_test)
+                scores[arm] = axis.score(features_test)
             elif arm == "none":
-                score = look(fit_classifier(few, y, seed, **how | dict(colour=0)), seen_test)
+                scores[arm] = look(fit_classifier(few, y, seed, **how | dict(colour=0)), seen_test)
             elif arm == "pseudo-labels":
                 labels = torch.arange(2 * len(with_it), device=x.device) < len(with_it)
                 made = seen[torch.cat([with_it, without])], labels
-                score = look(fit_classifier(few, y, seed, made=made, **how), seen_test)
-            else:
-                pool, allowed = pools[arm]
-                pairs = counterfactuals(pool, axis, allowed, seed=seed)
-                made = view(pairs.pictures), pairs.labels
-                score = look(fit_classifier(few, y, seed, made=made, **how), seen_test)
-            results.append(dict(attribute=name, count=count, seed=seed, arm=arm, accuracy=balanced(score, y_test)))
+                scores[arm] = look(fit_classifier(few, y, seed, made=made, **how), seen_test)
+            elif arm == "chosen":
+                taken = pairs_help(few, y, seed)
+                scores[arm] = scores["generator" if taken else "classical"]
+            elif arm in pools:
+                scores[arm] = look(learn(few, y, seed, arm, axis), seen_test)
+            row = dict(attribute=name, count=count, seed=seed, arm=arm, accuracy=balanced(scores[arm], y_test))
+            results.append(row | dict(pairs=int(taken)))
     return results
 
 

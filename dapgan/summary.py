@@ -9,11 +9,12 @@ ARMS = {
     "none": "the few pictures alone",
     "classical": "mirrored; brightness, contrast and tint changed",
     "generator": "classical, and counterfactual pairs that the GAN makes",
-    "linear generator": "the same with 64 principal components in place of the GAN",
+    "chosen": "classical, with those pairs if the few, cross-validated, say that they help",
+    "linear generator": "the pairs with 64 principal components in place of the GAN",
     "pseudo-labels": "classical, and unlabelled real faces as the classical arm labels them",
     "axis alone": "the discriminant that the pairs are made along, and no classifier of pictures",
 }
-COLOURS = ("#888888", "#1f77b4", "#d62728", "#ff9896", "#2ca02c", "#bcbd22")
+COLOURS = ("#888888", "#1f77b4", "#d62728", "#9467bd", "#ff9896", "#2ca02c", "#bcbd22")
 
 
 def student_quantile(degrees):
@@ -35,11 +36,14 @@ def summarise(results):
     """A row for each attribute, count and arm: accuracy with its interval, and the paired gain over classical.
 
     Returns a list of dicts: attribute, count, arm, seeds, accuracy, half (of the interval), gain, gain_half, helps:
-    "yes" and "no" where the gain's interval excludes zero, else "open"; empty for classical itself.
+    "yes" and "no" where the gain's interval excludes zero, else "open"; empty for classical itself; pairs: how often
+    generated pairs were learned from.
     """
-    table = {}
+    table, taken = {}, {}
     for row in results:
-        table.setdefault((row["attribute"], row["count"]), {}).setdefault(row["arm"], {})[row["seed"]] = row["accuracy"]
+        case, arm = (row["attribute"], row["count"]), row["arm"]
+        table.setdefault(case, {}).setdefault(arm, {})[row["seed"]] = row["accuracy"]
+        taken.setdefault((case, arm), []).append(row["pairs"])
     rows = []
     for (name, count), arms in table.items():
         for arm, of_seed in arms.items():
@@ -50,17 +54,18 @@ def summarise(results):
                 gain, width = interval([value - arms["classical"][seed] for seed, value in of_seed.items()])
                 verdict = "open" if abs(gain) <= width else "yes" if gain > 0 else "no"
                 row |= dict(gain=gain, gain_half=width, helps=verdict)
-            rows.append(row)
+            rows.append(row | dict(pairs=np.mean(taken[(name, count), arm])))
     return rows
 
 
 def as_text(rows):
     """The summary as lines of text."""
-    lines = [f"{'attribute':12}{'few':>4}  {'arm':18}{'accuracy':>16}{'gain over classical':>22}  helps"]
+    lines = [f"{'attribute':12}{'few':>4}  {'arm':18}{'accuracy':>16}{'gain over classical':>22}  helps  pairs"]
     for row in rows:
         gain = f"{100 * row['gain']:+.1f} +- {100 * row['gain_half']:.1f}" if row["gain"] != "" else ""
         accuracy = f"{100 * row['accuracy']:.1f} +- {100 * row['half']:.1f}"
-        lines.append(f"{row['attribute']:12}{row['count']:>4}  {row['arm']:18}{accuracy:>16}{gain:>22}  {row['helps']}")
+        line = f"{row['attribute']:12}{row['count']:>4}  {row['arm']:18}{accuracy:>16}{gain:>22}"
+        lines.append(f"{line}  {row['helps']:5}{row['pairs']:7.0%}")
     return lines
 
 

@@ -7,11 +7,21 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from common.celeba import HEIGHT, MAKEOVER, WIDTH, CelebA, match, pack, parse_condition, read_table, to_tensor
+from common.celeba import (
+    HEIGHT,
+    MAKEOVER,
+    WIDTH,
+    CelebA,
+    face_oval,
+    match,
+    pack,
+    parse_condition,
+    read_table,
+    to_tensor,
+)
 from common.photos import InputError
 from deep_makeover import plumbing
-from deep_makeover.gan import FACE
-from deep_makeover.model import face_oval, make_networks
+from deep_makeover.model import make_networks
 from deep_makeover.plumbing import fill, find_model, in_chunks, setup, shown_part
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
@@ -152,5 +162,5 @@ def take(x, made, args, saved):
     saved: the model's flags, for its box.
     """
     box, size = read_box(saved.box, saved.scale)
-    weights = args.strength * (1 - (1 - args.face_strength) * face_oval(size, box, FACE))
-    return (x + weights.to(x.device) * (made - x)).clamp(-1, 1)
+    weights = args.strength * (1 - (1 - args.face_strength) * face_oval(size, box, device=x.device))
+    return (x + weights * (made - x)).clamp(-1, 1)

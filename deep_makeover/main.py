@@ -22,11 +22,10 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import batches, subset, to_tensor
+from common.celeba import batches, face_oval, subset, to_tensor
 from common.photos import InputError
 from deep_makeover import loading, plumbing
 from deep_makeover.gan import (
-    FACE,
     R1_EVERY,
     adapt,
     augmentation,
@@ -39,7 +38,7 @@ from deep_makeover.gan import (
 )
 from deep_makeover.loading import load_records, make_over, networks_of, read_box, run_name, sides
 from deep_makeover.measure import fit_reader, test, validate
-from deep_makeover.model import critic_loss, face_oval, pixel_loss, please_critic, temperature, truncated_noise
+from deep_makeover.model import critic_loss, pixel_loss, please_critic, temperature, truncated_noise
 from deep_makeover.photo import inference
 from deep_makeover.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from deep_makeover.ship import ship
@@ -261,7 +260,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
     zero, weights = torch.zeros_like(now), list(discriminator.parameters())
     box, size = read_box(args.box, args.scale)
     outside = args.pixel_loss_outside
-    counts = outside + (1 - outside) * face_oval(size, box, FACE, shrink=4).to(now.device)
+    counts = outside + (1 - outside) * face_oval(size, box, shrink=4, device=now.device)
 
     def logits(x, numbers, noise=None):
         x = diff_augment(x, numbers) if args.diff_augment else x

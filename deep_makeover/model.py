@@ -186,19 +186,6 @@ def please_critic(d_fake):
     return -d_fake.mean()
 
 
-def face_oval(size, box, face, shrink=1):
-    """Where in a picture the face is: 1 in an oval on it, falling to 0 around, (height // shrink, width // shrink).
-
-    size: (height, width) of the picture; box: what it shows of CelebA's aligned pictures, (x, y, width, height); face:
-    where the face is in these, likewise; shrink: how many pixels of the picture, along a side, one of the result is.
-    """
-    (left, top, width, height), (face_left, face_top, face_width, face_height) = box, face
-    x = left + (torch.arange(size[1] // shrink) + 0.5) * shrink * width / size[1] - face_left - face_width / 2
-    y = top + (torch.arange(size[0] // shrink) + 0.5) * shrink * height / size[0] - face_top - face_height / 2
-    radius = torch.hypot(x / (0.4 * face_width), y[:, None] / (0.5 * face_height))  # 1 at the rim of the oval
-    return (4 * (1.125 - radius)).clamp(0, 1)
-
-
 def pixel_loss(x_fake, x, weights=1):
     """Mean absolute difference of two batches in [-1, 1], each shrunk to a quarter, on the scale of [0, 1].
 

@@ -9,14 +9,13 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from common.celeba import SQUARE
+from common.celeba import FACE, SQUARE
 from common.mtcnn import MTCNN
 
 ALIKE = 0.5  # face distance below which pictures cannot be told from real ones by it: so far may two sets of these be
 R1_EVERY = 16  # steps from gradient penalty to gradient penalty, which then counts so many times
 BY_HEART = 0.3  # how much of what it tells real from generated pictures by a discriminator may owe to its memory
 RAMP = 100_000  # pictures after which all are augmented if that is always too much, and none if it never is
-FACE = (36, 72, 107, 107)  # left, top, width and height of the face in CelebA's aligned pictures
 
 
 def discriminator_loss(d_real, d_fake):

@@ -1,6 +1,7 @@
 """dapgan's varied pictures and the measure of whether they help: on drawn faces, with generators that are known."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
 from dapgan import evaluation, summary
 from dapgan.augmentation import Unlabelled, augment_person, change
-from dapgan.counterfactuals import ClassAxis, Pool, confident, counterfactuals
+from dapgan.counterfactuals import ClassAxis, Pairs, Pool, confident, counterfactuals
 from dapgan.faces import AttributeReader, FaceMiddle, LinearFaces, balanced, principal_components, share_below
 
 
@@ -133,7 +134,8 @@ def test_person_is_varied_and_gated(drawn, linear):
     x, _, identity = drawn
     mine = x[torch.as_tensor(identity == identity[0])][:4]
     call = (mine, Unlabelled(x, linear.encode), linear.encode, linear.generate, same)
-    free = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
+    open_gates = dict(min_identity=0, min_quality=0)
+    free = augment_person(*call, 20, strength=0.5, face_strength=1, **open_gates)
     assert free.pictures.shape == (20, 3, 32, 32) and free.pictures.abs().max() <= 1 and not free.rejected
     assert [row["source"] for row in free.rows] == [i % 4 for i in range(20)]
     assert [row["mirrored"] for row in free.rows] == [i // 4 % 2 == 1 for i in range(20)]
@@ -144,12 +146,19 @@ def test_person_is_varied_and_gated(drawn, linear):
         expected = change(source[None], z[None], row["latent"][None], linear.generate)[0]
         torch.testing.assert_close(picture, expected, rtol=1e-3, atol=1e-3)
         assert 0 <= row["identity"] <= 1 and 0 <= row["quality"] <= 1
-    known = augment_person(*call, 20, strength=0.5, min_identity=0, min_quality=0)
+    known = augment_person(*call, 20, strength=0.5, face_strength=1, **open_gates)
     assert torch.equal(known.pictures, free.pictures)
+    # The face itself may be held back, hair and background not; what is clamped says nothing.
+    held = augment_person(*call, 20, strength=0.5, face_strength=0.25, **open_gates)
+    sources = torch.cat([mine, mine.flip(3)])[torch.arange(20) % 8]
+    drawn, taken = ((made.pictures - sources) * (free.pictures.abs() < 1) for made in (free, held))
+    torch.testing.assert_close(taken[:, :, :4], drawn[:, :, :4], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(taken[:, :, 16:22, 13:19], drawn[:, :, 16:22, 13:19] / 4, rtol=1e-3, atol=1e-3)
+    assert drawn[:, :, 16:22, 13:19].abs().max() > 0.1
     # Twice the strength moves twice as far; strong changes fail the gates, which count what they refuse.
-    far = augment_person(*call, 20, strength=1.0, min_identity=0, min_quality=0)
+    far = augment_person(*call, 20, strength=1.0, **open_gates)
     torch.testing.assert_close(far.rows[0]["step"], 2 * free.rows[0]["step"], rtol=1e-3, atol=1e-3)
-    gated = augment_person(*call, 20, strength=1.5, min_identity=0.9, min_quality=0.2)
+    gated = augment_person(*call, 20, strength=1.5, face_strength=1, min_identity=0.9, min_quality=0.2)
     assert set(gated.rejected) == {"another person", "not like a face"}
     assert all(row["identity"] >= 0.9 and row["quality"] >= 0.2 for row in gated.rows)
     assert gated.rejected.total() + len(gated.rows) >= 20
@@ -214,7 +223,7 @@ def test_numbers_by_hand():
 
 
 def test_summary_and_verdicts():
-    results = [dict(attribute="Smiling", count=10, seed=seed, arm=arm, accuracy=value)
+    results = [dict(attribute="Smiling", count=10, seed=seed, arm=arm, accuracy=value, pairs=int(value > 0.66))
                for arm, values in {"none": [0.5, 0.51, 0.49], "classical": [0.6, 0.62, 0.61],
                                    "generator": [0.66, 0.67, 0.67], "axis alone": [0.5, 0.8, 0.6]}.items()
                for seed, value in enumerate(values)]  # fmt: skip
@@ -225,7 +234,7 @@ def test_summary_and_verdicts():
     half = 4.3027 * np.std([0.06, 0.05, 0.06], ddof=1) / math.sqrt(3)
     assert rows["generator"]["gain_half"] == pytest.approx(half, rel=1e-3)
     text = summary.as_text(list(rows.values()))
-    assert len(text) == 5 and "+5.7" in text[3] and text[3].endswith("yes")
+    assert len(text) == 5 and "+5.7" in text[3] and text[3].split()[-2:] == ["yes", "67%"]
 
 
 def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
@@ -242,6 +251,24 @@ def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     chart = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
     for name in summary.COLOURS:  # a line of every arm is there
         assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
+
+
+def test_pairs_are_taken_where_the_few_say_that_they_help(drawn, linear, monkeypatch):
+    """Pairs of right labels are, those of wrong ones are not; without any that could be left out nothing is known."""
+    x, attributes, _ = drawn
+    faces, networks = (x[:64], attributes[:64]), (linear.encode, linear.generate, same)
+    smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
+    arms = dict(names=("Smiling",), seeds=3, arms=("classical", "generator", "chosen"), steps=60)
+    for right, count in ((True, 8), (False, 8), (True, 1)):
+        monkeypatch.setattr(evaluation, "counterfactuals", lambda pool, *_, right=right, **__: Pairs(
+            pool.x, smiling[pool.chosen] == right, [], Counter()))  # fmt: skip
+        results = evaluation.measure(faces, (x[64:], attributes[64:]), networks, counts=(count,), **arms)
+        found = {arm: [row for row in results if row["arm"] == arm] for arm in arms["arms"]}
+        helps = right and count > 1
+        assert [row["pairs"] for row in found["chosen"]] == [int(helps)] * 3
+        accuracies = {arm: [row["accuracy"] for row in rows] for arm, rows in found.items()}
+        assert accuracies["chosen"] == accuracies["generator" if helps else "classical"]
+    assert evaluation.ranked(torch.tensor([3.0, 1, 2, 1]), torch.tensor([True, True, False, False])) == 2.5 / 4
 
 
 def test_everything_is_where_the_pictures_are(drawn, linear):

@@ -21,11 +21,11 @@ from conftest import ROOT
 from PIL import Image
 from processes import finish, start
 
-from common.celeba import CelebA, pack, parse_condition
+from common.celeba import CelebA, face_oval, pack, parse_condition
 from common.synthetic import draw, parameters
 from deep_makeover import loading
 from deep_makeover import main as script
-from deep_makeover.gan import FACE, discriminator_loss, generator_loss, r1_penalty
+from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
 from deep_makeover.loading import read_box
 from deep_makeover.measure import fit_reader, validate
 from deep_makeover.model import (
@@ -35,7 +35,6 @@ from deep_makeover.model import (
     Generator,
     ResidualBlock,
     critic_loss,
-    face_oval,
     initialise,
     make_networks,
     pixel_loss,
@@ -208,7 +207,7 @@ def test_losses_by_hand():
 
 
 def test_the_pixel_loss_holds_the_face_more_than_the_hair_about_it():
-    oval = face_oval((100, 80), (9, 18, 160, 200), FACE, shrink=4)
+    oval = face_oval((100, 80), (9, 18, 160, 200), shrink=4)
     assert oval.shape == (25, 20) and (oval.min(), oval.max()) == (0, 1)
     assert oval[(112 - 18) // 8, (89 - 9) // 8] == 1, "between CelebA's eyes"
     assert oval[(40 - 18) // 8, (89 - 9) // 8] == 0, "hair"
