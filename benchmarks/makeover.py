@@ -54,18 +54,19 @@ def show(rate, count):
     return f"{rate:6.1%} [{low:.1%}, {high:.1%}]"
 
 
-def whole(model, options, pictures, strengths):
+def whole(model, pictures, strengths):
     """Aligned pictures (N, 218, 178, 3) uint8 as --run inference gives them back: the box made over, and pasted.
 
-    A list of them, one array for each of strengths, which are (--strength, --face_strength).
+    A list of them, one array for each of strengths, which are (--strength, --face_strength), None for the default.
     """
-    generator, device, autocast, *_ = model
-    box, size = read_box(options.box, options.scale)
+    generator, device, autocast, saved, _ = model
+    box, size = read_box(saved.box, saved.scale)
     matrix, results = rescale(np.eye(2, 3), box, size), []
     faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
     x, made = make_over(generator, faces, device, autocast)
-    for options.strength, options.face_strength in strengths:
-        parts = (x, take(x, made, options, options))
+    for strength, face_strength in strengths:
+        how = argparse.Namespace(strength=strength, face_strength=face_strength)
+        parts = (x, take(x, made, how, saved))
         old, new = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in parts)
         rows = zip(pictures, new, old, strict=True)
         results.append(np.stack([paste(picture, n, matrix, o, soft_box(size)) for picture, n, o in rows]))
@@ -209,7 +210,7 @@ def main(argv=None):
     rows = sides(options, records, "test")
     judges = Judges(args, request)
     before, goal = (records.images[side] for side in rows)
-    made_over = whole(load_model(options), options, before, [(options.strength, options.face_strength), (1, 1)])
+    made_over = whole(load_model(options), before, [(None, None), (1, 1)])
     source, target, made, drawn = (judges.look(square(pictures)) for pictures in (before, goal, *made_over))
 
     test_rows = records.rows("test")

@@ -81,12 +81,13 @@ def main(argv=None):
     pictures = [records.images[rows[records.identity[rows] == who]] for who in people]
     kept_out = embed(np.stack([images[-1] for images in pictures]))
 
+    names = ("strength", "face_strength", "min_identity", "min_quality", "seed")
+    how = {name: getattr(args, name) for name in names}
     table, rejected, sheet = {}, Counter(), {}
     for number, images in enumerate(pictures):
         x = to_tensor(images[:-1], model.device)
-        gates = args.strength, args.face_strength, args.min_identity, args.min_quality
         networks = model.read, model.generate, model.latent.constrain
-        made = augment_person(x, known, *networks, args.count, *gates, args.seed)
+        made = augment_person(x, known, *networks, args.count, **how)
         rejected += made.rejected
         if len(made.rows) < 2:
             raise InputError(f"hardly anything passed the gates ({dict(rejected)}): lower --strength, --min_identity")

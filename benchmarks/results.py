@@ -281,10 +281,10 @@ def classifiers(bench):
     for row in rows_of(out / "table.tsv"):
         numbers = [f"{100 * float(row[a]):.1f} +- {100 * float(row[b]):.1f}" if row[a] else ""
                    for a, b in (("accuracy", "half"), ("gain", "gain_half"))]  # fmt: skip
-        rows.append([row["arm"], *numbers, row["helps"]])
+        rows.append([row["arm"], *numbers, row["helps"], f"{float(row['pairs']):.0%}"])
     return Table("dapgan: does it help? Smiling, ten faces of each kind",
                  f"python dapgan/main.py --dataset_dir D {line}",
-                 ["arm", "accuracy", "gain over classical", "helps"], rows)  # fmt: skip
+                 ["arm", "accuracy", "gain over classical", "helps", "pairs taken"], rows)  # fmt: skip
 
 
 def digits(bench):

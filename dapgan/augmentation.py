@@ -177,9 +177,9 @@ def augment(args):
     known, reader, accuracy = know_faces(args, gan)
     images, names = load_pictures(args, gan.device)
     x = to_tensor(images, gan.device)
-    gates = args.strength, args.face_strength, args.min_identity, args.min_quality
+    how = {name: getattr(args, name) for name in ("strength", "face_strength", "min_identity", "min_quality", "seed")}
     networks = gan.read, gan.generate, gan.latent.constrain
-    made = augment_person(x, known, *networks, args.count, *gates, args.seed)
+    made = augment_person(x, known, *networks, args.count, **how)
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"
     if not made.rows:
         raise InputError(f"nothing passed the gates ({refused}): lower --strength, --min_identity or --min_quality")

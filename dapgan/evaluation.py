@@ -112,9 +112,9 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     unlabelled faces it is surest; their mean difference, divided by the covariance of all, is the axis that other
     unlabelled faces are moved along, to either side.
 
-    The arm "chosen" is that of the generator where cross-validation on the few says that the pairs help: those that are
-    left out, in FOLDS folds, are ranked at least as well by classifiers that saw pairs as by those that did not. What
-    the generator cannot draw is so left to classical augmentation.
+    The arm "chosen", which comes after the two, is the generator's where cross-validation on the few does not speak
+    against it: those that are left out, in FOLDS folds, are ranked at least as well by classifiers that saw pairs as by
+    those that did not. Else it is the classical one: so what the generator cannot draw does no harm.
 
     how: settings of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy, pairs (1 where the
     classifier learned from pairs, else 0).

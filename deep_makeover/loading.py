@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from common.celeba import (
+    FACE,
     HEIGHT,
     MAKEOVER,
     WIDTH,
@@ -27,6 +28,9 @@ from deep_makeover.plumbing import fill, find_model, in_chunks, setup, shown_par
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
 MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
 CLEAN, BEARDLESS = ",Eyeglasses=0,Blurry=0", ",No_Beard=1,Goatee=0,Mustache=0"
+# How much of a change from men to women, or back, is taken where the box shows more than the face (--strength and
+# --face_strength, chosen on validation faces): hair and chin say it as well as the face, by which a person is known.
+BETWEEN_SEXES = 1.2, 0.62
 
 
 def read_box(box, scale):
@@ -159,8 +163,12 @@ def make_over(generator, images, device, autocast):
 def take(x, made, args, saved):
     """What --strength and --face_strength take of the change from x to made, both (N, 3, h, w) in [-1, 1].
 
-    saved: the model's flags, for its box.
+    saved: the model's flags. By default all is taken, between men and women as much as BETWEEN_SEXES says.
     """
     box, size = read_box(saved.box, saved.scale)
-    weights = args.strength * (1 - (1 - args.face_strength) * face_oval(size, box, device=x.device))
+    before, after = (parse_condition(condition).get("Male") for condition in (saved.source, saved.target))
+    strength, on_face = BETWEEN_SEXES if before != after and box[2] > FACE[2] else (1, 1)
+    strength = strength if args.strength is None else args.strength
+    on_face = on_face if args.face_strength is None else args.face_strength
+    weights = strength * (1 - (1 - on_face) * face_oval(size, box, device=x.device))
     return (x + weights * (made - x)).clamp(-1, 1)

@@ -51,13 +51,13 @@ RECIPES = {  # what --recipe sets; each is a flag of its own, and a flag that is
         network="document", batch_size=16, learning_rate=0.0002, learning_rate_end=0.000001, beta1=0.5,
         annealing_half_life=5000, pixel_loss_max=0.95, pixel_loss_min=0.7, pixel_loss_outside=1.0,
         instance_noise=0.2, lambda_class=0.0, lambda_keep=0.0, lambda_r1=0.0, flip=False, diff_augment=False,
-        show_ema=False, sample_every=20, strength=1.0, face_strength=1.0,
+        show_ema=False, sample_every=20,
     ),
     "best": dict(
         network="compact", batch_size=8, learning_rate=0.0005, learning_rate_end=0.00005, beta1=0.5,
         annealing_half_life=3000, pixel_loss_max=0.9, pixel_loss_min=0.8, pixel_loss_outside=0.2,
         instance_noise=0.0, lambda_class=0.1, lambda_keep=10.0, lambda_r1=1.0, flip=True, diff_augment=False,
-        show_ema=True, sample_every=200, strength=1.2, face_strength=0.62, box="9,18,160,200", scale=0.5,
+        show_ema=True, sample_every=200, box="9,18,160,200", scale=0.5,
     ),
 }  # fmt: skip
 WGAN = dict(  # what --loss wgan sets on top of the document's recipe: the last state of its program
@@ -71,14 +71,14 @@ def parse_args(argv=None):
     """Read the command line. InputError: flags that do not go together."""
     parser = plumbing.make_parser(__doc__, "deep_makeover")
     positive, share, weight = plumbing.positive, plumbing.share, plumbing.weight
-    strength = plumbing.number(float, "0 to 2", lambda value: 0 <= value <= 2)
+    strength = plumbing.number(float, "from 0 to 2", lambda value: 0 <= value <= 2)
     same = dict(default=argparse.SUPPRESS)  # the document's name of a flag that all projects have
 
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="train, test, inference or ship (default: train)")
     add("--min_faces", type=positive, default=200, help="fewest training faces of a side (default: 200)")
-    add("--strength", type=strength, help="of the change: 0 the photo, 1 as drawn, at most 2 (document: 1, best: 1.2)")
-    add("--face_strength", type=strength, help="times that on the face: the person is kept (document: 1, best: 0.62)")
+    add("--strength", type=strength, help="of the change: 0 the photo, 1 as drawn, to 2 (1; men and women: 1.2)")
+    add("--face_strength", type=share, help="times that on the face: the person stays (1; men and women: 0.62)")
     add("--all_faces", **SWITCH, default=False, help="inference: every face, not only the largest")
     add("--keep_all", **SWITCH, default=False, help="inference: also makeovers that the discriminator scores low")
     add("--side_by_side", **SWITCH, default=False, help="inference: the photo beside the result")

@@ -685,6 +685,11 @@ def test_augmenting(trained, faces, tmp_path, capsys):
         assert made.shape == (32, 32, 3) and np.abs(made - source).mean() > 0.2
         assert len(row["latent"].split(",")) == 8 and len(row["code"].split(",")) == 2
         assert 0 <= float(row["quality"]) <= 1
+    assert call(*flags, *open_gates, "--face_strength=0", "--count=3", "--out_dir", tmp_path / "held") == 0
+    for row in table(tmp_path / "held/manifest.tsv"):
+        made, source = (read(tmp_path / "held" / row[kind]).astype(int) for kind in ("file", "source"))
+        assert np.array_equal(made[16:22, 13:19], source[16:22, 13:19]) and (made != source).any(), "not on the face"
+    capsys.readouterr()
     varied = {row["attribute"]: row for row in table(tmp_path / "out/varied.tsv")}
     assert 0 <= float(varied["Smiling"]["read_otherwise"]) <= 1
     assert sorted(folder.iterdir()) == before

@@ -1,5 +1,6 @@
 """deep_makeover/: the networks by numbers, and every verb through the command line on drawn faces."""
 
+import argparse
 import csv
 import json
 import math
@@ -507,9 +508,10 @@ def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
     assert np.abs(before - after).mean() / 255 == pytest.approx(metrics["change"], abs=0.002)
     assert metrics["psnr_of_target_faces"] > 10
     assert (folder / f"samples/{NAME}/test.png").exists()
-    elsewhere = ["--sample_dir", folder / "other", "--out_dir", folder / "out"]
+    elsewhere = ["--sample_dir", folder / "other", "--out_dir", folder / "out", "--strength", 0]
     assert call("--run", "test", "--dataset_dir", faces, *SMALL, *places(folder), *elsewhere) == 0
-    assert (folder / "out/manifest.tsv").exists() and (folder / f"other/{NAME}/metrics.json").exists()
+    assert (folder / "out/manifest.tsv").exists()
+    assert json.loads((folder / f"other/{NAME}/metrics.json").read_text())["change"] == 0, "strength 0"
 
 
 # Photos
@@ -556,6 +558,25 @@ def test_face_strength_weakens_the_change_on_the_face_alone(changer, tmp_path):
         assert red[112 - top, 89 - left] == pytest.approx(30, abs=1), "between the eyes: 40 x 1.5 x 0.5"
         if top < 30:
             assert red[30 - top, 89 - left] == pytest.approx(60, abs=1), "hair: 40 x 1.5"
+
+
+def test_what_is_taken_by_default():
+    """All of the change, but between men and women where hair is in the picture; what is given wins."""
+    x, made = torch.zeros(1, 3, 100, 80), torch.full((1, 3, 100, 80), 0.5)
+    sexes, smile = dict(source="Male=1", target="Male=0,Attractive=1"), dict(source="Smiling=0", target="Smiling=1")
+    wide, tight = dict(box="9,18,160,200", scale=0.5), dict(box=None, scale=None)
+    for conditions, box, given, hair, face in (
+        (sexes, wide, (None, None), 0.6, 0.372),
+        (sexes, wide, (1, None), 0.5, 0.31),
+        (sexes, wide, (None, 1), 0.6, 0.6),
+        (sexes, tight, (None, None), 0.5, 0.5),
+        (smile, wide, (None, None), 0.5, 0.5),
+        (smile, wide, (2, 0), 1, 0),
+    ):
+        args = argparse.Namespace(strength=given[0], face_strength=given[1])
+        taken = loading.take(x, made, args, argparse.Namespace(**conditions, **box))
+        assert taken[0, 0, 0, 0].item() == pytest.approx(hair) or box is tight
+        assert taken[0, 0, 47, 40].item() == pytest.approx(face)
 
 
 def test_all_faces_and_side_by_side(changer, scene, tmp_path):
