@@ -166,8 +166,8 @@ def take(x, made, args, saved):
     saved: the model's flags. By default all is taken, between men and women as much as BETWEEN_SEXES says.
     """
     box, size = read_box(saved.box, saved.scale)
-    before, after = (parse_condition(condition).get("Male") for condition in (saved.source, saved.target))
-    strength, on_face = BETWEEN_SEXES if before != after and box[2] > FACE[2] else (1, 1)
+    sexes = {parse_condition(condition).get("Male") for condition in (saved.source, saved.target)}
+    strength, on_face = BETWEEN_SEXES if sexes == {0, 1} and box[2] > FACE[2] else (1, 1)
     strength = strength if args.strength is None else args.strength
     on_face = on_face if args.face_strength is None else args.face_strength
     weights = strength * (1 - (1 - on_face) * face_oval(size, box, device=x.device))

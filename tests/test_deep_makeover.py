@@ -572,6 +572,7 @@ def test_what_is_taken_by_default():
         (sexes, tight, (None, None), 0.5, 0.5),
         (smile, wide, (None, None), 0.5, 0.5),
         (smile, wide, (2, 0), 1, 0),
+        (dict(source="Male=1", target="Blond_Hair=1"), wide, (None, None), 0.5, 0.5),
     ):
         args = argparse.Namespace(strength=given[0], face_strength=given[1])
         taken = loading.take(x, made, args, argparse.Namespace(**conditions, **box))
