@@ -61,7 +61,7 @@ def whole(model, pictures, strengths):
     """
     generator, device, autocast, saved, _ = model
     box, size = read_box(saved.box, saved.scale)
-    matrix, results = rescale(np.eye(2, 3), box, size), []
+    matrix, weight, results = rescale(np.eye(2, 3), box, size), soft_box(size), []
     faces = np.stack([warp(picture, matrix, size[::-1]) for picture in pictures])
     x, made = make_over(generator, faces, device, autocast)
     for strength, face_strength in strengths:
@@ -69,7 +69,7 @@ def whole(model, pictures, strengths):
         parts = (x, take(x, made, how, saved))
         old, new = (127.5 * part.permute(0, 2, 3, 1).cpu().numpy() for part in parts)
         rows = zip(pictures, new, old, strict=True)
-        results.append(np.stack([paste(picture, n, matrix, o, soft_box(size)) for picture, n, o in rows]))
+        results.append(np.stack([paste(picture, n, matrix, o, weight) for picture, n, o in rows]))
     return results
 
 

@@ -24,7 +24,7 @@ from benchmarks.quality import SAME_PERSON, load_features, load_identity
 from common.celeba import CROPS, to_tensor, to_uint8
 from common.photos import InputError
 from dapgan import main as dapgan
-from dapgan.augmentation import Unlabelled, augment_person, unlabelled_faces
+from dapgan.augmentation import Unlabelled, unlabelled_faces, vary_person
 from dapgan.loading import load_reader, run_name
 from dapgan.plumbing import fail, output_folder, place, save_sheet
 from dapgan.summary import interval
@@ -81,13 +81,10 @@ def main(argv=None):
     pictures = [records.images[rows[records.identity[rows] == who]] for who in people]
     kept_out = embed(np.stack([images[-1] for images in pictures]))
 
-    names = ("strength", "face_strength", "min_identity", "min_quality", "seed")
-    how = {name: getattr(args, name) for name in names}
     table, rejected, sheet = {}, Counter(), {}
     for number, images in enumerate(pictures):
         x = to_tensor(images[:-1], model.device)
-        networks = model.read, model.generate, model.latent.constrain
-        made = augment_person(x, known, *networks, args.count, **how)
+        made = vary_person(args, model, known, x)
         rejected += made.rejected
         if len(made.rows) < 2:
             raise InputError(f"hardly anything passed the gates ({dict(rejected)}): lower --strength, --min_identity")

@@ -1012,17 +1012,17 @@ def to_tensor(images, device="cpu"):
     return normalise(torch.from_numpy(np.array(images)).to(device))
 
 
-def face_oval(size, box, shrink=1, device="cpu"):
-    """Where in an aligned picture the face is: 1 in an oval on it, falling to 0 around; (h // shrink, w // shrink).
+def face_weights(size, box, on_face, around, shrink=1, device="cpu"):
+    """What each pixel of an aligned picture counts: on_face in an oval on the face, then, without a seam, around.
 
     size: (h, w) of the picture; box: what it shows of CelebA's, (x, y, width, height); shrink: how many of the
-    picture's pixels, along a side, one of the result is.
+    picture's pixels, along a side, one of the result is. Returns (h // shrink, w // shrink).
     """
     (y, x), (left, top, width, height) = (torch.arange(n // shrink, device=device) + 0.5 for n in size), box
     x = left + x * shrink * width / size[1] - FACE[0] - FACE[2] / 2  # CelebA's pixels from the middle of the face
     y = top + y * shrink * height / size[0] - FACE[1] - FACE[3] / 2
     radius = torch.hypot(x / (0.4 * FACE[2]), y[:, None] / (0.5 * FACE[3]))  # 1 at the rim of the oval
-    return (4 * (1.125 - radius)).clamp(0, 1)
+    return around + (on_face - around) * (4 * (1.125 - radius)).clamp(0, 1)
 
 
 def to_uint8(x):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from common.celeba import SQUARE, face_oval, subset, to_tensor, to_uint8
+from common.celeba import SQUARE, face_weights, subset, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
 from dapgan.faces import (
     LEARNED,
@@ -108,7 +108,7 @@ def augment_person(
     both = torch.cat([x, x.flip(3)])
     z, own = chunks(encode, both), faces.look(x)
     strangers = (faces.looks @ own.T).max(1).values
-    weights = 1 - (1 - face_strength) * face_oval(x.shape[2:], SQUARE, device=x.device)
+    weights = face_weights(x.shape[2:], SQUARE, face_strength, 1, device=x.device)
     pictures, rows, rejected = [], [], Counter()
     for begin in range(0, TRIES * count, 64):
         if len(rows) == count:
@@ -132,6 +132,12 @@ def augment_person(
                 row = dict(source=which % len(x), mirrored=which >= len(x), identity=identity, quality=quality)
                 rows.append(row | dict(latent=z_new[i], step=(z_new - z[source])[i]))
     return Varied(torch.stack(pictures) if rows else x[:0], rows, rejected)
+
+
+def vary_person(args, gan, known, x):
+    """What augment_person() makes of pictures x with this GAN, as the flags say."""
+    how = {name: getattr(args, name) for name in ("strength", "face_strength", "min_identity", "min_quality", "seed")}
+    return augment_person(x, known, gan.read, gan.generate, gan.latent.constrain, args.count, **how)
 
 
 def unlabelled_faces(args, device):
@@ -177,9 +183,7 @@ def augment(args):
     known, reader, accuracy = know_faces(args, gan)
     images, names = load_pictures(args, gan.device)
     x = to_tensor(images, gan.device)
-    how = {name: getattr(args, name) for name in ("strength", "face_strength", "min_identity", "min_quality", "seed")}
-    networks = gan.read, gan.generate, gan.latent.constrain
-    made = augment_person(x, known, *networks, args.count, **how)
+    made = vary_person(args, gan, known, x)
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"
     if not made.rows:
         raise InputError(f"nothing passed the gates ({refused}): lower --strength, --min_identity or --min_quality")

@@ -39,22 +39,22 @@ def summarise(results):
     "yes" and "no" where the gain's interval excludes zero, else "open"; empty for classical itself; pairs: how often
     generated pairs were learned from.
     """
-    table, taken = {}, {}
+    table = {}
     for row in results:
-        case, arm = (row["attribute"], row["count"]), row["arm"]
-        table.setdefault(case, {}).setdefault(arm, {})[row["seed"]] = row["accuracy"]
-        taken.setdefault((case, arm), []).append(row["pairs"])
+        table.setdefault((row["attribute"], row["count"]), {}).setdefault(row["arm"], {})[row["seed"]] = row
     rows = []
     for (name, count), arms in table.items():
         for arm, of_seed in arms.items():
-            mean, half = interval(list(of_seed.values()))
-            row = dict(attribute=name, count=count, arm=arm, seeds=len(of_seed), accuracy=mean, half=half)
-            row |= dict(gain="", gain_half="", helps="")
+            mean, half = interval([row["accuracy"] for row in of_seed.values()])
+            pairs = np.mean([row["pairs"] for row in of_seed.values()])
+            line = dict(attribute=name, count=count, arm=arm, seeds=len(of_seed), accuracy=mean, half=half)
+            line |= dict(gain="", gain_half="", helps="", pairs=pairs)
             if arm != "classical" and "classical" in arms:
-                gain, width = interval([value - arms["classical"][seed] for seed, value in of_seed.items()])
+                without = arms["classical"]
+                gain, width = interval([row["accuracy"] - without[seed]["accuracy"] for seed, row in of_seed.items()])
                 verdict = "open" if abs(gain) <= width else "yes" if gain > 0 else "no"
-                row |= dict(gain=gain, gain_half=width, helps=verdict)
-            rows.append(row | dict(pairs=np.mean(taken[(name, count), arm])))
+                line |= dict(gain=gain, gain_half=width, helps=verdict)
+            rows.append(line)
     return rows
 
 

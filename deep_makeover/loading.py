@@ -13,7 +13,7 @@ from common.celeba import (
     MAKEOVER,
     WIDTH,
     CelebA,
-    face_oval,
+    face_weights,
     match,
     pack,
     parse_condition,
@@ -170,5 +170,5 @@ def take(x, made, args, saved):
     strength, on_face = BETWEEN_SEXES if sexes == {0, 1} and box[2] > FACE[2] else (1, 1)
     strength = strength if args.strength is None else args.strength
     on_face = on_face if args.face_strength is None else args.face_strength
-    weights = strength * (1 - (1 - on_face) * face_oval(size, box, device=x.device))
+    weights = face_weights(size, box, strength * on_face, strength, device=x.device)
     return (x + weights * (made - x)).clamp(-1, 1)

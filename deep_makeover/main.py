@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import batches, face_oval, subset, to_tensor
+from common.celeba import batches, face_weights, subset, to_tensor
 from common.photos import InputError
 from deep_makeover import loading, plumbing
 from deep_makeover.gan import (
@@ -259,8 +259,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
     d_adversarial, g_adversarial = LOSSES[args.loss]
     zero, weights = torch.zeros_like(now), list(discriminator.parameters())
     box, size = read_box(args.box, args.scale)
-    outside = args.pixel_loss_outside
-    counts = outside + (1 - outside) * face_oval(size, box, shrink=4, device=now.device)
+    counts = face_weights(size, box, 1, args.pixel_loss_outside, shrink=4, device=now.device)
 
     def logits(x, numbers, noise=None):
         x = diff_augment(x, numbers) if args.diff_augment else x
