@@ -101,6 +101,22 @@ def test_fp32_is_fp32():
         torch.set_float32_matmul_precision(before[1])
 
 
+@pytest.mark.parametrize(
+    ("maker", "avx512_bf16", "amx", "fast"),
+    [("Intel", 1, 0, False), ("Intel", 1, 1, True), ("AMD", 1, 0, True), ("AMD", 0, 0, False)],
+)
+def test_bf16_is_taken_where_a_cpu_is_faster_in_it(maker, avx512_bf16, amx, fast, tmp_path, monkeypatch):
+    """AVX512-BF16 alone does not say so: Intel's, without AMX, is slower than fp32."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"vendor_id : Genuine{maker}\n")
+    monkeypatch.setattr(plumbing, "Path", lambda path: cpuinfo)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bool(avx512_bf16))
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: bool(amx))
+    autocast = plumbing.setup(argparse.Namespace(device="cpu", precision="auto", seed=0))[1]
+    with autocast():
+        assert torch.is_autocast_enabled("cpu") == fast
+
+
 def test_steps_draw_other_numbers_for_every_seed_and_step():
     """A CPU's generator reads 32 bits of a seed; both numbers must be in them."""
     drawn = set()
