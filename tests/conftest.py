@@ -13,6 +13,16 @@ sys.path.insert(0, str(ROOT))
 from common.synthetic import write
 
 
+@pytest.fixture(autouse=True)
+def give_back_disk(request):
+    """Of what a test has written files of over a megabyte go: all tests together would need 3 GB at once."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    for file in folder.rglob("*") if folder else ():
+        if file.is_file() and not file.is_symlink() and file.stat().st_size > 1e6:
+            file.unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def faces(tmp_path_factory):
     """A drawn CelebA of 96 pictures of 8 people; tests that change a data set take a copy."""
