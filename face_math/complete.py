@@ -8,7 +8,7 @@ import torch
 
 from common.celeba import to_tensor, to_uint8
 from common.mtcnn import put_back, soft_box
-from common.photos import InputError, read_image, save_pictures, write_table
+from common.photos import InputError, open_image, read_image, save_pictures, write_table
 from face_math.holes import MASKS, PULL, blend, make_hole
 from face_math.loading import load_photos, load_pictures, results_folder
 from face_math.plumbing import psnr, save_sheet
@@ -26,7 +26,9 @@ def read_hole(args):
     picture = read_image(args.mask)
     if picture.shape[:2] != (size, size):
         raise InputError(f"--mask {args.mask} is {picture.shape[1]} x {picture.shape[0]}: expected {size} x {size}")
-    hole = torch.from_numpy(picture.mean(2) > 127)
+    with open_image(args.mask) as image:  # what is see-through in it is no hole, although it is read as white
+        solid = np.array(image.convert("RGBA"))[..., 3] > 127
+    hole = torch.from_numpy((picture.mean(2) > 127) & solid)
     if not hole.any() or hole.all():
         colour = "white" if hole.any() else "black"
         raise InputError(f"--mask {args.mask} is all {colour}: expected the hole in white, the rest black")

@@ -148,6 +148,15 @@ def draw_z(count, z_size, random=None, device="cpu"):
     return torch.rand(count, z_size, generator=random, device=device) * 2 - 1
 
 
+def as_long(z, length):
+    """z (N, z_size) made as long as length, a number or (N, 1), and kept in the cube.
+
+    In 100 dimensions hardly anything that is drawn is near the cube's middle: there, where the mean of many faces lies,
+    a generator has not been shown what to draw, and what lies far out, as a sum does, glares.
+    """
+    return (z * length / z.norm(dim=1, keepdim=True).clamp_min(1e-8)).clamp(-1, 1)
+
+
 def prior_distance(z_hat, z, directions):
     """Sliced Wasserstein distance, squared, of encoded to drawn z (N, z_size) along directions (z_size, n).
 
