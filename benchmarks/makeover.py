@@ -3,15 +3,15 @@
     python deep_makeover/main.py --dataset_dir data/celeba --run train --recipe best
     python benchmarks/makeover.py --dataset_dir data/celeba
 
-What a person sees is judged: the made-over face is put back into CelebA's aligned picture, as --run inference does, and
-of that the square of 178 pixels is taken, with hair and background. For the test faces of the model's source side, four
-candidates side by side: the makeover; all that the generator draws (--strength 1 --face_strength 1); the picture itself
-(keeps the person, changes nothing); and a random test face of the target side (changes all, and the person too). Each
-is read by two readers that share nothing, the attribute judge of benchmarks/quality.py and a logistic regression on
-EfficientNet-Lite0's features, dlib's face embedding says whether it is still the same person (rates with 95% intervals,
-Wilson's), and KID-EffNet how far the whole set is from real pictures of the target side. Beside them: which kinds of
-faces it fails with, how well target faces are left as they are, how much of the rest of the attributes is read
-otherwise than before, and the speed.
+What a person sees is judged: the made-over face is put back into CelebA's aligned picture, as --run inference
+--keep_all does, and of that the square of 178 pixels is taken, with hair and background. For the test faces of the
+model's source side, four candidates side by side: the makeover; all that the generator draws (--strength 1
+--face_strength 1); the picture itself (keeps the person, changes nothing); and a random test face of the target side
+(changes all, and the person too). Each is read by two readers that share nothing, the attribute judge of
+benchmarks/quality.py and a logistic regression on EfficientNet-Lite0's features, dlib's face embedding says whether it
+is still the same person (rates with 95% intervals, Wilson's), and KID-EffNet how far the whole set is from real
+pictures of the target side. Beside them: which kinds of faces it fails with, how well target faces are left as they
+are, how much of the rest of the attributes is read otherwise than before, and the speed.
 Packages: pip install -r requirements-bench.txt
 """
 
@@ -32,11 +32,10 @@ import quality
 
 from common.celeba import ATTRIBUTES, CROPS, HEIGHT, WIDTH, CelebA, attribute_indices, pack, parse_condition
 from common.mtcnn import paste, rescale, soft_box, warp
-from common.photos import InputError
-from deep_makeover.loading import MODES, load_model, make_over, read_box, run_name, sides, take
+from common.photos import InputError, check_writable
+from deep_makeover.loading import MODES, load_model, make_over, read_box, sides, take
 from deep_makeover.main import parse_args
 from deep_makeover.measure import request_of, test
-from deep_makeover.plumbing import place
 
 GROUPS = ("No_Beard", "Young", "Smiling", "Heavy_Makeup", "Pale_Skin", "Eyeglasses", "Wearing_Hat", "Bangs")
 OTHERS = "Smiling,Mouth_Slightly_Open,Black_Hair,Blond_Hair,Young,Pale_Skin,High_Cheekbones,Narrow_Eyes"
@@ -129,10 +128,11 @@ def run_test(args):
     flags |= dict(run="test", out_dir=args.out_dir / "pictures", sample_dir=args.out_dir, overwrite=True)
     flags |= dict(record_dir=args.cache_dir / "records")
     options = parse_args([f"--{name}={value}" for name, value in flags.items() if value is not None])
-    for old in Path(options.out_dir).glob("*/*.png"):  # of another model
-        old.unlink()
+    for kind in ("source", "made", "target"):
+        for old in Path(options.out_dir, kind).glob("[0-9]*.png"):  # of another model
+            old.unlink()
     test(options)
-    metrics = json.loads((place(options, "samples", run_name(options)) / "metrics.json").read_text())
+    metrics = json.loads(Path(options.out_dir, "metrics.json").read_text())
     return options, parse_condition(request_of(options.source, options.target)), metrics
 
 
@@ -205,6 +205,8 @@ def main(argv=None):
     args = parse(argv)
     for package in ("dlib", "efficientnet_lite_pytorch"):  # what is missing is said before any work
         quality.need(package)
+    if args.json:
+        check_writable("--json", args.json)
     options, request, metrics = run_test(args)
     records = pack(CelebA(args.dataset_dir), args.cache_dir / "records", CROPS["full"], (HEIGHT, WIDTH), progress=False)
     rows = sides(options, records, "test")
@@ -258,6 +260,7 @@ def main(argv=None):
         f"{metrics['faces_per_second']:.0f} faces a second; change {metrics['change']:.3f} of 1"
     )
     if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 

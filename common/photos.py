@@ -563,6 +563,16 @@ def new_folder(path, overwrite, make=True):
     return path
 
 
+def keep_apart(out_dir, pictures):
+    """InputError: the folder to write into and one that pictures are read from lie in one another."""
+    target = Path(out_dir).resolve()
+    for path in map(Path, pictures):
+        folder = (path if path.is_dir() else path.parent).resolve()
+        if target == folder or folder in target.parents and path.is_dir() or target in folder.parents:
+            where = f"--out_dir {out_dir} and {folder}, where the pictures are"
+            raise InputError(f"{where}, lie in one another: name another")
+
+
 def check_writable(flag, file):
     """InputError where a file cannot be made under this name; leaves nothing behind."""
     made = [folder for folder in file.absolute().parents if not os.path.exists(folder)]
@@ -575,7 +585,7 @@ def check_writable(flag, file):
             test.touch()
             test.unlink()
     except OSError as error:
-        raise InputError(f"{flag}: {file} cannot be written ({error.strerror})") from None
+        raise InputError(f"{flag}: {file} cannot be written ({error.strerror}): name another place") from None
     finally:
         for folder in made:
             with contextlib.suppress(OSError):

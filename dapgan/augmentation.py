@@ -7,7 +7,6 @@ that may be drawn. What else is known of faces comes from pictures without label
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -165,7 +164,8 @@ def know_faces(args, gan):
     known = Unlabelled(x, gan.read)
     if records.attributes is None:
         return known, None, {}
-    reader, others = AttributeReader(x, records.attributes[rows]), records.rows("validation")
+    reader = AttributeReader(x, records.attributes[rows], known.middle, known.linear)
+    others = records.rows("validation")
     x_others = to_tensor(records.images[others], gan.device)
     return known, reader, reader.accuracy(x_others, records.attributes[others])
 
@@ -178,10 +178,9 @@ def augment(args):
     """
     if not args.images:
         raise InputError("--run augment needs --images: the pictures to vary")
-    keep_apart(args.out_dir, args.images)
     gan = load_reader(args)
-    known, reader, accuracy = know_faces(args, gan)
     images, names = load_pictures(args, gan.device)
+    known, reader, accuracy = know_faces(args, gan)
     x = to_tensor(images, gan.device)
     made = vary_person(args, gan, known, x)
     refused = ", ".join(f"{count} refused as {reason}" for reason, count in made.rejected.items()) or "none refused"
@@ -203,16 +202,6 @@ def augment(args):
         print("read otherwise than in the original:", ", ".join(f"{name} {v[0]:.0%}" for name, v in varied.items()))
         print("eye colour is not annotated in CelebA, so it is not read")
     print(f"pictures, manifest.tsv and tables in {out}")
-
-
-def keep_apart(out_dir, images):
-    """InputError: the folder to write into and the folder of the given pictures lie in one another."""
-    target = Path(out_dir).resolve() if out_dir else None
-    for path in map(Path, images if out_dir else []):
-        folder = (path if path.is_dir() else path.parent).resolve()
-        if target == folder or folder in target.parents and path.is_dir() or target in folder.parents:
-            where = f"--out_dir {out_dir} and {folder}, where the pictures are"
-            raise InputError(f"{where}, lie in one another: name another")
 
 
 def save_varied(out, made, names, noise):

@@ -4,7 +4,6 @@ Pictures x are (N, 3, S, S) in [-1, 1]; a latent is (N, L). The networks come in
 generate(latent) -> x, constrain(latent) -> a latent that may be drawn.
 """
 
-from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -66,8 +65,8 @@ class Pairs(NamedTuple):
 
     pictures: torch.Tensor  # (M, 3, S, S)
     labels: torch.Tensor  # (M,) bool
-    rows: list  # a dict each: source, an index of the pool; latent, step (L,); score
-    rejected: Counter  # reason -> how many
+    sources: torch.Tensor  # (M,) which of the pool's faces each was
+    latents: torch.Tensor  # (M, L)
 
 
 def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
@@ -89,14 +88,11 @@ def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
 
     # A latent knows only a part of the features, and what comes of a step falls short by as much: measured, made good.
     reach = (move(torch.ones_like(before[:64]))[2] - before[:64]).mean().clamp(min=0.2)
-    pictures, labels, rows, rejected = [], [], [], Counter()
+    kept = []
     for side in (1, -1):
         target = side * (near + (far - near) * torch.rand(len(before), generator=random, device=before.device))
         made, z_new, score = move((target - before) / reach)
         keep = side * score >= near / 2
-        rejected["on the wrong side"] += int((~keep).sum())
-        pictures.append(made[keep])
-        labels.append(torch.full((int(keep.sum()),), side > 0, device=keep.device))
-        for i in keep.nonzero()[:, 0].tolist():
-            rows.append(dict(source=i, latent=z_new[i], step=z_new[i] - pool.z[i], score=score[i].item()))
-    return Pairs(torch.cat(pictures), torch.cat(labels), rows, rejected)
+        sources = keep.nonzero()[:, 0]
+        kept.append((made[keep], torch.full_like(sources, side > 0, dtype=torch.bool), sources, z_new[keep]))
+    return Pairs(*map(torch.cat, zip(*kept, strict=True)))

@@ -71,8 +71,9 @@ def read_mnist(dataset_dir, train, download):
         raise InputError("--data mnist needs --dataset_dir: the folder with torchvision's MNIST, or for --download")
     try:
         found = MNIST(dataset_dir, train=train, download=download)
-    except RuntimeError as error:
-        raise InputError(f"no MNIST in {dataset_dir}: add --download once ({error})") from None
+    except (RuntimeError, AssertionError, ValueError, OSError) as error:  # the last three: files that are damaged
+        advice = "try again, or fetch it by other means" if download else "add --download once"
+        raise InputError(f"no MNIST in {dataset_dir}: {advice} ({error})") from None
     return np.pad(found.data.numpy().astype(np.float32), ((0, 0), (2, 2), (2, 2))), found.targets.numpy()
 
 

@@ -120,12 +120,12 @@ def restored(kind, numbers, device):
 class AttributeReader:
     """Attributes read by least squares from FaceMiddle's features and the components of the whole picture.
 
-    x (N, 3, S, S), attributes (N, 40) of 0 and 1: of annotated faces. read(x): (M, names), above 0 where it is there.
+    x (N, 3, S, S), attributes (N, 40) of 0 and 1: of annotated faces, which middle and linear were fitted on. read(x):
+    (M, names), above 0 where it is there.
     """
 
-    def __init__(self, x, attributes, names=READ):
-        self.names = list(names)
-        self.middle, self.linear = FaceMiddle(x), LinearFaces(x)
+    def __init__(self, x, attributes, middle, linear, names=READ):
+        self.names, self.middle, self.linear = list(names), middle, linear
         wanted = torch.as_tensor(attributes[:, attribute_indices(self.names)] > 0, device=x.device)
         inputs = self.inputs(x)
         penalty = 1e-2 * len(x) * torch.eye(inputs.shape[1], device=x.device)

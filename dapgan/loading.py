@@ -163,10 +163,10 @@ def freeze(network, content, name, path, device):
 
 
 def load_gan(args, device, autocast):
-    """The GAN of the run that the flags name. InputError: there is none, or it has another model or size."""
+    """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or size."""
     path, content = find_model(args, run_name(args))
     flags = argparse.Namespace(**content["args"])
-    for name in ("model", "image_size"):
+    for name in ("data", "model", "image_size"):
         theirs = getattr(flags, name, None)
         if theirs != getattr(args, name):
             advice = f"give --{name} {theirs}, or another model"

@@ -152,7 +152,7 @@ def defaults(first):
         if first.recipe == "best":
             chosen |= DIGITS | (DIGIT_READER if first.model == "infogan" else {})
     if first.run == "train_predictor":
-        chosen |= PREDICTORS[first.recipe]
+        chosen |= PREDICTORS[first.recipe] | dict(deform=False, lambda_digit=0.0)
     return chosen
 
 
@@ -167,8 +167,14 @@ def check(args):
         raise InputError(f"--model {args.model} needs a code: --categorical or --continuous")
     if args.deform and args.data == "celeba":
         raise InputError("--deform is for digits: --data digits or --data mnist")
+    if args.deform and args.run == "train_predictor":
+        raise InputError("--deform is for --run train: the predictor reads digits as they are")
+    if args.diff_augment and args.model != "infogan":
+        raise InputError(f"--diff_augment is for --model infogan: {args.model}'s discriminator repeats what it sees")
     if args.lambda_digit and not (args.deform and args.model == "infogan"):
         raise InputError("--lambda_digit reads deformed digits: --model infogan and --deform")
+    if args.run in ("augment", "evaluate") and args.data != "celeba":
+        raise InputError(f"--run {args.run} is for faces: --data celeba")
     if args.images and args.data != "celeba":
         raise InputError("--images are photos of faces; with digits the test part is taken")
 

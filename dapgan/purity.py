@@ -13,7 +13,7 @@ from dapgan.recover import read_own
 
 
 class DigitClassifier(nn.Module):
-    """A picture of a digit (N, 3, 32, 32) -> ten logits: the judge of what a category of the code means."""
+    """A picture of a digit (N, 3, S, S) -> ten logits: the judge of what a category of the code means."""
 
     def __init__(self):
         super().__init__()
@@ -21,7 +21,7 @@ class DigitClassifier(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(32 * 64, 10))
 
     def forward(self, x):
-        return self.layers(x[:, :1])
+        return self.layers(F.interpolate(x[:, :1], (32, 32), mode="area"))
 
 
 def train_digit_classifier(records, device, epochs=20):
@@ -53,7 +53,6 @@ def train_digit_classifier(records, device, epochs=20):
 @torch.no_grad()
 def classify(classifier, x):
     """Pictures (N, 3, S, S) -> which digit each shows, (N,)."""
-    x = F.interpolate(x, (32, 32), mode="area") if x.shape[2] != 32 else x
     return torch.cat([classifier(part).argmax(1) for part in x.split(256)])
 
 
@@ -111,5 +110,6 @@ def check_digits(args):
     print(f"purity {share:.1%} of {len(z)} pictures; {means}")
     for number, line in enumerate(spans(continuous, category, shape_of(x_fake))):
         print(f"code {number + 1}: {line}")
-    print(f"read: {read_own(args, gan)}")
+    if gan.reader is not None:
+        print(f"read: {read_own(args, gan)}")
     print(f"purity.tsv in {out}")

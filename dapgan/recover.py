@@ -125,10 +125,11 @@ def recover(args):
     for method in methods:
         began = time.perf_counter()
         z = find_latents(args, gan, x, method)
+        latents = z.cpu().numpy()  # where they are, they are done
         seconds = (time.perf_counter() - began) / len(x)
         x_hat = gan.generate(z)
         save_pictures(out / method, names, to_uint8(x_hat))
-        np.save(out / f"{method}.npy", z.cpu().numpy())
+        np.save(out / f"{method}.npy", latents)
         files = [[f"{method}/{name}.png", f"originals/{name}.png"] for name in names]
         write_table(out / f"{method}.tsv", ["file", "source"], files)
         errors = (x_hat - x).square().mean((1, 2, 3))

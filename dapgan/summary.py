@@ -81,7 +81,7 @@ def draw_chart(path, rows):
     step = next(percent for percent in (5, 10) if percent == 10 or max(ends) - min(ends) <= 0.45)
     low, high = math.floor(min(ends) * 100 / step) * step, math.ceil(max(ends) * 100 / step) * step
     high = max(high, low + step)
-    width, height, left, top = 260, 220, 46, 28
+    width, height, left, top = max(260, 50 + 70 * len(counts)), 220, 46, 28
     image = Image.new("RGB", (max(left + width * len(names), 520), top + height + 46 + 16 * len(arms)), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(12)

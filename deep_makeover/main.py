@@ -5,7 +5,7 @@ conditions on CelebA's attributes; a made-over face goes back into its photo, of
 
 One GPU:      python deep_makeover/main.py --dataset_dir=data/celeba --run train
 Several:      torchrun --nproc_per_node=8 deep_makeover/main.py --dataset_dir=data/celeba
-CPU, an hour: python deep_makeover/main.py --dataset_dir=data/celeba --run train --recipe best
+CPU, 2 hours: python deep_makeover/main.py --dataset_dir=data/celeba --run train --recipe best
 A photo:      python deep_makeover/main.py --run inference --infile me.jpg --outfile you.png
 Any filter:   python deep_makeover/main.py --dataset_dir=data/celeba --run train --source Smiling=0 --target Smiling=1
 """
@@ -135,6 +135,8 @@ def parse_args(argv=None):
         raise InputError("--epoch 0 --steps 0: expected one of them to say how long to train")
     if args.width != 16 and args.network != "compact":
         raise InputError("--width is of --network compact (--recipe best); the document's networks have their own")
+    if (args.poolings, args.init) != (2, "residual") and args.network != "document":
+        raise InputError("--poolings and --init are of --network document; the compact networks have their own")
     read_box(args.box, args.scale)
     loading.read_conditions(args)
     return args
@@ -210,6 +212,7 @@ def train(args):
         # What is due: numbers, validation, a sheet, a checkpoint
         if rank == 0 and args.train_time and time.monotonic() - started > 60 * args.train_time:
             signal.raise_signal(signal.SIGTERM)  # the clock asks for a stop as a person would
+            started = float("inf")  # once: several processes hear it some steps later, and twice means at once
         journal.add(**losses)
         if journal.log_due:
             journal.scalar("annealing/temperature", heat)

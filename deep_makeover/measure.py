@@ -64,19 +64,19 @@ def request_of(source, target):
 def test(args):
     """Make over the data set's test faces: pictures, a manifest for benchmarks/quality.py, a sheet, metrics.json."""
     generator, device, autocast, saved, _ = load_model(args)
-    samples = place(args, "samples", run_name(args))
     args.source, args.target, args.box, args.scale = saved.source, saved.target, saved.box, saved.scale
     records = load_records(args, device)
     source, target = (records.images[rows] for rows in sides(args, records, "test"))
     if min(len(source), len(target)) == 0:
         raise InputError(f"{len(source)} test faces are {args.source}, {len(target)} are {args.target}: none to test")
-    out_dir = output_folder(args, samples)
+    out_dir = output_folder(args, place(args, "samples", run_name(args)))
 
     started = time.monotonic()
     x, x_fake = make_over(generator, source, device, autocast)
     x_fake = take(x, x_fake, args, saved)
+    made = to_uint8(x_fake)  # on the CPU, so that they are done
     seconds = time.monotonic() - started
-    for kind, pictures in (("source", source), ("made", to_uint8(x_fake)), ("target", target)):
+    for kind, pictures in (("source", source), ("made", made), ("target", target)):
         save_pictures(out_dir / kind, [f"{number:05d}" for number in range(len(pictures))], pictures)
     files, request = [f"{number:05d}.png" for number in range(len(x))], request_of(args.source, args.target)
     rows = [(f"made/{file}", f"source/{file}", request) for file in files]
@@ -92,9 +92,8 @@ def test(args):
         target_faces=len(y),
         psnr_of_target_faces=psnr((y_kept - y).square().mean().item()),
     )
-    samples.mkdir(parents=True, exist_ok=True)
-    (samples / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
+    (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     sheet = {"Source": x, "Made over": x_fake, "Target": y, "Target, made over (to stay as it is)": y_kept}
-    save_sheet(samples / "test.png", {label: pictures[:16] for label, pictures in sheet.items()})
+    save_sheet(out_dir / "test.png", {label: pictures[:16] for label, pictures in sheet.items()})
     print(json.dumps(metrics, indent=1))
-    print(f"test.png and metrics.json in {samples}; pictures and manifest.tsv in {out_dir}")
+    print(f"test.png, metrics.json, manifest.tsv and the pictures in {out_dir}")

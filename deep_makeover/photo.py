@@ -10,7 +10,7 @@ import torch
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
 from common.photos import InputError, media_files, name_outputs, write_table
 from deep_makeover.loading import load_model, make_over, read_box, run_name, take
-from deep_makeover.plumbing import next_folder, place
+from deep_makeover.plumbing import add_to_index, next_folder, place
 
 OUTPUTS = {  # by what the input is: what the result may be
     ".mp4": (".mp4", ".avi", ".mkv", ".mov"),
@@ -34,8 +34,8 @@ def plausible(judge, made, autocast, scores):
 def make_over_photo(photo, model, detector, args, tally, clip=None):
     """The photo with the largest face (or all) made over, (H, W, 3) uint8; None where none was.
 
-    model: what load_model returns; tally: a Counter of faces found and of makeovers left out; clip: the scores of a
-    clip's frames before.
+    model: what load_model returns; tally: a Counter of faces seen and of makeovers left out; clip: the scores of a
+    clip's frames before. Of all faces each is judged alone: nothing says which of them was which a frame before.
     """
     generator, device, autocast, saved, judge = model
     box, size = read_box(saved.box, saved.scale)
@@ -44,12 +44,13 @@ def make_over_photo(photo, model, detector, args, tally, clip=None):
     else:
         (boxes,), _, (landmarks,) = detector.detect([photo])
         chosen = range(len(boxes)) if args.all_faces or len(boxes) == 0 else [pick(boxes, photo.shape, "largest")]
+        tally["seen"] += len(boxes)
         matrices, weight = [rescale(align(photo, landmarks[i])[1], box, size) for i in chosen], soft_box(size)
     result = None
     for matrix in matrices:
+        scores = [] if clip is None or args.all_faces else clip
         x, made = make_over(generator, warp(photo, matrix, size[::-1])[None], device, autocast)
-        tally["found"] += 1
-        if judge and not args.keep_all and not plausible(judge, made, autocast, [] if clip is None else clip):
+        if judge and not args.keep_all and not plausible(judge, made, autocast, scores):
             tally["left out"] += 1
             continue
         old, new = (127.5 * part[0].permute(1, 2, 0).cpu().numpy() for part in (x, take(x, made, args, saved)))
@@ -60,7 +61,8 @@ def make_over_photo(photo, model, detector, args, tally, clip=None):
 def plan_outputs(args):
     """[(file to read, file to write), ...]. InputError: what cannot be read or written, or must not be."""
     if bool(args.infile) == bool(args.images):
-        raise InputError("--run inference needs --infile, one photo, GIF or video, or --images with --out_dir")
+        either = "--infile, one photo, GIF or video, or --images, several"
+        raise InputError(f"--run inference needs {either}{', not both' if args.infile else ''}")
     if args.images and args.outfile:
         raise InputError("the results of --images go to a folder, --out_dir; --outfile is for --infile")
     if args.infile and args.out_dir:
@@ -68,7 +70,7 @@ def plan_outputs(args):
     files = media_files(args.images or [args.infile])
     if args.images:
         folder = next_folder(args, place(args, "samples", run_name(args)))
-        return list(zip(files, plan_folder(files, folder, args.overwrite), strict=True))
+        return list(zip(files, plan_folder(files, folder), strict=True))
     if len(files) > 1 or Path(args.infile).is_dir():
         raise InputError(f"--infile {args.infile} is a folder: give --images and --out_dir")
     path = Path(args.outfile or f"inference_out{kind_of(files[0])}")
@@ -76,19 +78,10 @@ def plan_outputs(args):
     return [(files[0], path)]
 
 
-def plan_folder(files, folder, overwrite):
+def plan_folder(files, folder):
     """Where each file's result goes in a folder, which is not made yet."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not overwrite:
-        raise InputError(f"--out_dir {folder} is not an empty folder: name another, or add --overwrite")
-    above = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise InputError(f"--out_dir {folder}: {above} is not a folder that can be written to")
     stems = name_outputs([file.name for file in files])
-    paths = [folder / f"{stem}{kind_of(file)}" for stem, file in zip(stems, files, strict=True)]
-    originals = {file.resolve() for file in files}
-    if clash := next((path for path in paths if path.resolve() in originals), None):
-        raise InputError(f"--out_dir {folder}: {clash} would replace one of the pictures: name another folder")
-    return paths
+    return [folder / f"{stem}{kind_of(file)}" for stem, file in zip(stems, files, strict=True)]
 
 
 def check_outfile(file, path, overwrite):
@@ -112,7 +105,9 @@ def make_over_file(file, path, model, detector, args):
     )
     left = "the makeover is" if tally["left out"] == 1 else f"{tally['left out']} makeovers are"
     left += " left out: the discriminator scores 99% of validation makeovers higher (--keep_all takes it all the same)"
-    told = [f"a face made over in {changed} of {count} frames" if count > 1 else "made over"] if changed else []
+    several = count == 1 and tally["seen"] > 1 and not args.all_faces
+    made = f"the largest of {tally['seen']} faces made over (--all_faces takes all)" if several else "made over"
+    told = [f"a face made over in {changed} of {count} frames" if count > 1 else made] if changed else []
     told += [left] * bool(tally["left out"]) + [f"not kept of {file}: {'; '.join(lost)}"] * bool(changed and lost)
     return "; ".join(told) or "no face found" + (f" in {count} frames" if count > 1 else ""), changed > 0
 
@@ -139,4 +134,6 @@ def inference(args):
             folder.rmdir()
         raise InputError(f"{plan[0][0]}: {told}" if len(plan) == 1 else f"none of {len(plan)} files: the last, {told}")
     if args.images:
+        if not args.out_dir:
+            add_to_index(args, plan[0][1].parent.parent, plan[0][1].parent.name)
         write_table(plan[0][1].parent / "manifest.tsv", ("file", "source"), rows)

@@ -25,11 +25,10 @@ import torch.distributed as dist
 
 from common import photos
 from common.celeba import CelebA, subset, to_uint8
-from common.photos import InputError, check_writable, new_folder, plain_path, tolerate_names
+from common.photos import InputError, check_writable, keep_apart, new_folder, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
-TRAIN_FIRST = f"train first: python {PROJECT.name}/main.py --dataset_dir DIR (--help says how)"
 PREVIOUS = ".previous.pt"  # how the name of the file that stood there before ends
 SHIPPED = "shipped"  # what the runs of models that come with the program call their data set
 MOST_SHIPPED = 16_000_000  # bytes of such a file
@@ -91,7 +90,12 @@ def make_parser(text, project):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.error = lambda message: sys.exit(fail(message.removeprefix("argument ")))
+
+    def refuse(message):
+        dash = ": one that begins with - is given as --flag=VALUE" * message.endswith("expected one argument")
+        sys.exit(fail(message.removeprefix("argument ") + dash))
+
+    parser.error = refuse
     return parser
 
 
@@ -172,7 +176,7 @@ def read_flags(parser, argv, defaults, named, uses):
     if uses(first) and not (found or makes or given & {"model_path", "checkpoint_dir", "dataset_name"}):
         shipped = find_shipped(args, given, uses(first), named)
         if not shipped and (there := sorted(file.name for file in PROJECT.glob("*.pt"))):
-            others += f"; of {', '.join(there)}, which come with the program, none fits"
+            others += f"; of those that come with the program ({', '.join(there)}) none fits"
     if shipped:
         file, content = shipped
         found = {flag: content["args"][flag] for flag in ("dataset_name", *named)} | dict(model_path=str(file))
@@ -182,6 +186,10 @@ def read_flags(parser, argv, defaults, named, uses):
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
     args.others, args.shipped = others, first.shipped
+    how = [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
+    how += [f"--{flag} {getattr(args, flag)}" for flags in named.values() for flag in flags if flag in given]
+    how = " ".join([f"python {PROJECT.name}/main.py --dataset_dir DIR", *how])
+    args.train_first = f"train first: {how} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
     names = {action.dest for group in groups for action in group._group_actions}
@@ -191,7 +199,8 @@ def read_flags(parser, argv, defaults, named, uses):
     if args.dataset_name is None and args.model_path.endswith(".pt"):
         args.dataset_name = Path(args.model_path).stem
     if args.dataset_name is None and uses(first):
-        raise InputError(f"no model: none in {args.model_path} nor {args.checkpoint_dir} fits{others}; {TRAIN_FIRST}")
+        where = f"{args.model_path} nor {args.checkpoint_dir}"
+        raise InputError(f"no model: none in {where} fits{others}; {args.train_first}")
     if args.dataset_name is None:
         raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
     if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
@@ -276,9 +285,11 @@ def check_places(args):
         check_writable("--sample_dir", Path(args.sample_dir, "sheet.png"))
     elif getattr(args, "out_dir", None):
         new_folder(args.out_dir, args.overwrite, make=False)
+        for flag in ("images", "minus", "plus"):  # results never replace what they are made of
+            keep_apart(args.out_dir, getattr(args, flag, None) or [])
         check_writable("--out_dir", Path(args.out_dir, "sheet.png"))
     elif not getattr(args, "infile", None):  # whose result goes elsewhere
-        check_writable("--sample_dir", Path(args.sample_dir, "sheet.png"))
+        check_writable("--sample_dir" + " or --out_dir" * hasattr(args, "out_dir"), Path(args.sample_dir, "sheet.png"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -615,7 +626,7 @@ def find_model(args, name):
         candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; {TRAIN_FIRST}")
+        raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; {args.train_first}")
     return path, read_checkpoint(path)
 
 

@@ -16,7 +16,7 @@ from facegen_attr.asking import check_photos, draw_requests, own_faces, test_fac
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
 from facegen_attr.model import REFINERS
-from facegen_attr.plumbing import place
+from facegen_attr.plumbing import next_folder, place
 
 HELP = """+Smiling -Eyeglasses   ask for attributes, or for their absence, as many as you like
 Smiling=0.5            ask for a degree, from -2 (very much not) over -1 (not) and 1 (yes) to 2 (very much)
@@ -40,7 +40,7 @@ class Session:
     def __init__(self, attributes, picture, c, render, folder, spot=None, notes=()):
         self.attributes, self.render, self.folder, self.written, self.notes = attributes, render, folder, 0, notes
         self.spot, self.photo = spot, spot and read_frame(spot)
-        (folder / "photos" if spot else folder).mkdir(parents=True)
+        (folder / "photos" if spot else folder).mkdir(parents=True, exist_ok=True)
         self.steps = []  # (picture, degrees, what was asked for in this step, the name of its file)
         self.add(picture, c * 2 - 1, {})
 
@@ -104,7 +104,9 @@ class Session:
         self.steps.pop()
 
     def save(self, path):
-        """Write the present picture, of a photo the whole. InputError: the file exists, or cannot be written."""
+        """Write the present picture, of a photo the whole, as PNG. InputError: it exists, or cannot be written."""
+        if not path.lower().endswith(".png"):
+            raise InputError(f"{path}: expected a name that ends in .png")
         try:
             with open(os.path.expanduser(path), "xb") as file:
                 Image.fromarray(self.whole()).save(file, format="PNG")
@@ -239,8 +241,7 @@ def open_session(args, model, first, seed, photo=None):
         fed = before[None] if flags.model in REFINERS and not is_editor(flags) else start
         return model.answer(fed, c, asked[None])[0]
 
-    samples = place(args, "samples", run_name(args))
-    folder = next(path for i in range(1, 10**6) if not (path := samples / f"refine_{i:03d}").exists())
+    folder = next_folder(args, place(args, "samples", run_name(args)))
     session = Session(names, picture[0], c[0], render, folder, spot, notes)
     if columns and not noisy:  # a face that was there first, and is now to be as asked
         session.change({names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)})
@@ -256,6 +257,8 @@ def refine(args):
         raise InputError("dcgan5 refines a picture: give --images, --first_model, or --dataset_dir for a test face")
     begin = partial(open_session, args, model, first)
     if args.web:
+        if args.out_dir:
+            raise InputError("--out_dir is for one face; the page begins many, each in a new folder of --sample_dir")
         try:
             from facegen_attr.web import serve
         except ModuleNotFoundError as error:

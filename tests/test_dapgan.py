@@ -33,7 +33,7 @@ from dapgan.losses import ms_ssim, prior_distance, reconstruction_loss
 from dapgan.model import AutoEncoder, Decoder, Encoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import make_adam, read_checkpoint, seed_step
 from dapgan.predictor import predictor_step
-from dapgan.purity import purity
+from dapgan.purity import purity, train_digit_classifier
 from dapgan.recover import optimise, recovery_loss
 from dapgan.vary import code_grid
 
@@ -312,6 +312,16 @@ def test_mnist_is_read_and_never_replaced(mnist, tmp_path, capsys):
     assert "--download" in capsys.readouterr().err
     assert call("--data=mnist", "--model=infogan", *places(tmp_path)) == 2
     assert "--dataset_dir" in capsys.readouterr().err
+    raw = tmp_path / "damaged/MNIST/raw"
+    shutil.copytree(mnist / "MNIST/raw", raw)
+    (raw / "train-images-idx3-ubyte").write_bytes(b"no digits")
+    assert call("--data=mnist", "--model=infogan", "--dataset_dir", tmp_path / "damaged", *places(tmp_path)) == 2
+    assert "no MNIST in" in capsys.readouterr().err
+
+
+def test_the_judge_of_digits_reads_pictures_of_any_size(mnist):
+    records = load_digits("mnist", 64, mnist, False)
+    assert train_digit_classifier(records, torch.device("cpu"))[1] > 0.9
 
 
 def test_infogan_on_digits(mnist, tmp_path, capsys):
@@ -752,6 +762,9 @@ def test_without_a_predictor(faces, home, capsys):
     (["--continuous=0"], "needs a code"),
     (["--deform"], "digits"),
     (["--data=digits", "--images", "x.png"], "photos of faces"),
+    (["--data=digits", "--run=evaluate"], "for faces"),
+    (["--data=digits", "--recipe=best", "--run=train_predictor", "--deform"], "for --run train"),
+    (["--model=began", "--diff_augment"], "infogan"),
     (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
     (["--dataset_name=a/b"], "plain name"),
     (["--run=recove"], "--run"),
@@ -780,6 +793,8 @@ def test_what_does_not_fit_is_one_line(trained, faces, tmp_path, capsys, monkeyp
     model = trained[0] / f"models/{NAME}.pt"
     assert call(*flags, "--run=recover", "--model_path", model, "--image_size=64") == 2
     assert "give --image_size 32" in capsys.readouterr().err
+    assert call(*flags, "--run=recover", "--model_path", model, "--data=digits") == 2
+    assert "give --data celeba" in capsys.readouterr().err
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert call(*flags, "--run=recover", "--recovery_loss=vgg16") == 2
     assert "--download" in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """dapgan's varied pictures and the measure of whether they help: on drawn faces, with generators that are known."""
 
 import math
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -101,21 +100,21 @@ def test_counterfactuals_change_the_class_alone(drawn, linear):
     smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
     axis = ClassAxis(pool.middle, pool.features[smiling], pool.features[~smiling])
     made = counterfactuals(pool, axis, same, seed=3)
-    assert len(made.pictures) == len(made.labels) == len(made.rows)
-    assert len(made.pictures) + made.rejected["on the wrong side"] == 60
-    assert made.rejected["on the wrong side"] < 15
+    assert len(made.pictures) == len(made.labels) == len(made.sources) == len(made.latents)
+    assert 45 < len(made.pictures) <= 60, "of two for each few are on the wrong side"
     score = axis.score(pool.middle.features(made.pictures))
     assert (score[made.labels] >= 0.25).all() and (score[~made.labels] <= -0.25).all()
-    torch.testing.assert_close(score, torch.tensor([row["score"] for row in made.rows]), rtol=1e-3, atol=1e-3)
     # Far from the mouth's axis a face stays what it was; and it differs from any other face by much more.
-    sources = pool.x[[row["source"] for row in made.rows]]
+    sources = pool.x[made.sources]
     assert (made.pictures - sources).square().mean() < 0.1 * (sources - sources.roll(7, 0)).square().mean()
     assert not torch.equal(made.pictures, sources)
     again, other = counterfactuals(pool, axis, same, seed=3), counterfactuals(pool, axis, same, seed=4)
     assert torch.equal(again.pictures, made.pictures)
     assert other.pictures.shape != made.pictures.shape or not torch.equal(other.pictures, made.pictures)
-    for row in made.rows[:5]:
-        torch.testing.assert_close(row["latent"] - pool.z[row["source"]], row["step"])
+    steps = made.latents - pool.z[made.sources]
+    direction = pool.direction(axis)
+    along = steps @ direction / direction.square().sum()
+    torch.testing.assert_close(steps, along[:, None] * direction, rtol=1e-3, atol=1e-4)
 
 
 def test_constrain_is_obeyed(drawn, linear):
@@ -123,7 +122,7 @@ def test_constrain_is_obeyed(drawn, linear):
     pool = Pool(x, linear.encode, linear.generate, count=20)
     axis = ClassAxis(pool.middle, pool.features[:20], pool.features[20:])
     made = counterfactuals(pool, axis, lambda z: z.clamp(-0.5, 0.5))
-    assert max(row["latent"].abs().max().item() for row in made.rows) <= 0.5
+    assert made.latents.abs().max() <= 0.5
     faces = Unlabelled(x, linear.encode)
     person = augment_person(x[:3], faces, linear.encode, linear.generate, lambda z: z.clamp(-0.5, 0.5), 4,
                             min_identity=0)  # fmt: skip
@@ -168,7 +167,7 @@ def test_person_is_varied_and_gated(drawn, linear):
 
 def test_attribute_reader_reads_and_tells_what_varied(drawn):
     x, attributes, _ = drawn
-    reader = AttributeReader(x, attributes, ["Smiling", "Male"])
+    reader = AttributeReader(x, attributes, FaceMiddle(x), LinearFaces(x), ["Smiling", "Male"])
     found = reader.accuracy(x, attributes)
     assert min(found.values()) > 0.9  # the faces it was fitted on
     kept = reader.varied(x[:10], x[:10])
@@ -249,6 +248,9 @@ def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     assert len(rows) == 4 * len(summary.ARMS) and {row["seeds"] for row in rows} == {2}
     summary.draw_chart(tmp_path / "chart.png", rows)
     chart = np.asarray(Image.open(tmp_path / "chart.png").convert("RGB"))
+    summary.draw_chart(tmp_path / "wide.png", [row | dict(count=count) for row in rows for count in range(8)])
+    with Image.open(tmp_path / "wide.png") as wide:
+        assert wide.width > chart.shape[1] + 2 * 250, "a panel has room for all of its counts"
     for name in summary.COLOURS:  # a line of every arm is there
         assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
 
@@ -261,7 +263,7 @@ def test_pairs_are_taken_where_the_few_say_that_they_help(drawn, linear, monkeyp
     arms = dict(names=("Smiling",), seeds=3, arms=("classical", "generator", "chosen"), steps=60)
     for right, count in ((True, 8), (False, 8), (True, 1)):
         monkeypatch.setattr(evaluation, "counterfactuals", lambda pool, *_, right=right, **__: Pairs(
-            pool.x, smiling[pool.chosen] == right, [], Counter()))  # fmt: skip
+            pool.x, smiling[pool.chosen] == right, pool.chosen, pool.z))  # fmt: skip
         results = evaluation.measure(faces, (x[64:], attributes[64:]), networks, counts=(count,), **arms)
         found = {arm: [row for row in results if row["arm"] == arm] for arm in arms["arms"]}
         helps = right and count > 1
@@ -278,7 +280,7 @@ def test_everything_is_where_the_pictures_are(drawn, linear):
         call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same)
         results = evaluation.measure(*call, names=("Smiling",), counts=(3,), seeds=1, steps=4)
         made = augment_person(x[:3], Unlabelled(x, linear.encode), *call[2], 4, min_identity=0, min_quality=0)
-        reader = AttributeReader(x, attributes, ["Smiling"])
+        reader = AttributeReader(x, attributes, FaceMiddle(x), LinearFaces(x), ["Smiling"])
         assert reader.accuracy(x, attributes)["Smiling"] > 0.9
     assert len(results) == len(summary.ARMS) and len(made.rows) == 4
 

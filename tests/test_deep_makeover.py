@@ -22,9 +22,10 @@ from conftest import ROOT
 from PIL import Image
 from processes import finish, start
 
+from benchmarks import makeover
 from common.celeba import CelebA, face_weights, pack, parse_condition
 from common.synthetic import draw, parameters
-from deep_makeover import loading
+from deep_makeover import loading, photo
 from deep_makeover import main as script
 from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
 from deep_makeover.loading import read_box
@@ -400,6 +401,14 @@ def test_the_clock_ends_a_run_early_and_says_so(faces, home, capsys):
     signal.signal(signal.SIGTERM, before)
 
 
+def test_the_clock_ends_several_processes_and_all_is_saved(faces, home):
+    """They hear of it some steps later: asked once, each of them saves."""
+    flags = ["--dataset_dir", faces, "--recipe=best", "--train_time=0.005", *SMALL, *places(home)]
+    codes, printed = finish(*start(home, "deep_makeover", *flags, world=2))
+    assert codes == [0, 0] and "of 45000 steps" in printed, printed
+    assert torch.load(home / "checkpoint" / NAME / "last.pt", weights_only=True)["state"]["step"] >= 1
+
+
 def test_packing_takes_no_training_time_and_no_random_numbers(faces, home, monkeypatch):
     """--train_time counts from the first step, and the first weights are those of the seed."""
     clock, load, results = [0.0], script.load_records, []
@@ -501,25 +510,40 @@ def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
         rows = list(csv.DictReader(file, delimiter="\t"))
     count = int((CelebA(faces).where("Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
     assert len(rows) == count and all(row["request"] == "Smiling=1" for row in rows)
-    metrics = json.loads((folder / f"samples/{NAME}/metrics.json").read_text())
+    metrics = json.loads((out / "metrics.json").read_text())
     before, after = (np.stack([pixels(out / row[kind]) for row in rows]) for kind in ("source", "file"))
     assert before.shape == (count, 100, 80, 3)
     assert metrics["faces"] == count and metrics["faces_per_second"] > 0
     assert np.abs(before - after).mean() / 255 == pytest.approx(metrics["change"], abs=0.002)
     assert metrics["psnr_of_target_faces"] > 10
-    assert (folder / f"samples/{NAME}/test.png").exists()
-    elsewhere = ["--sample_dir", folder / "other", "--out_dir", folder / "out", "--strength", 0]
-    assert call("--run", "test", "--dataset_dir", faces, *SMALL, *places(folder), *elsewhere) == 0
-    assert (folder / "out/manifest.tsv").exists() and (folder / f"other/{NAME}/metrics.json").exists()
-    assert json.loads((folder / f"other/{NAME}/metrics.json").read_text())["change"] == 0, "strength 0"
+    assert (out / "test.png").exists()
+    flags = ["--run", "test", "--dataset_dir", faces, *SMALL, *places(folder), "--strength", 0]
+    assert call(*flags, "--out_dir", folder / "out") == call(*flags) == 0
+    for again in (folder / "out", out.with_name("test_002")):
+        assert (again / "manifest.tsv").exists() and (again / "test.png").exists()
+        assert json.loads((again / "metrics.json").read_text())["change"] == 0, "strength 0"
+    assert json.loads((out / "metrics.json").read_text()) == metrics, "each test has numbers of its own"
+
+
+def test_the_benchmark_leaves_other_pictures_alone(trained, faces, tmp_path):
+    mine = tmp_path / "out/pictures/made/me.png"
+    mine.parent.mkdir(parents=True)
+    for name in ("me.png", "99999.png"):  # the second is of a test of more faces
+        Image.new("RGB", (9, 9)).save(mine.with_name(name))
+    flags = ["--dataset_dir", str(faces), "--model_path", str(next((trained[0] / "models").glob("*.pt")))]
+    flags += ["--source=Smiling=0", "--target=Smiling=1", "--out_dir", str(tmp_path / "out")]
+    _, request, metrics = makeover.run_test(makeover.parse([*flags, "--cache_dir", str(tmp_path / "cache")]))
+    assert request == {"Smiling": 1} and mine.exists() and not mine.with_name("99999.png").exists()
+    assert len(list(mine.parent.glob("[0-9]*.png"))) == metrics["faces"] > 0
 
 
 # Photos
 
 
-def test_the_face_changes_and_not_one_other_pixel(changer, scene, tmp_path):
+def test_the_face_changes_and_not_one_other_pixel(changer, scene, tmp_path, capsys):
     Image.fromarray(scene).save(tmp_path / "photo.png")
     assert infer(changer, "--infile", tmp_path / "photo.png", "--outfile", tmp_path / "out.png") == 0
+    assert "the largest of 2 faces made over (--all_faces takes all)" in capsys.readouterr().out
     change = pixels(tmp_path / "out.png") - scene
     assert change.shape == scene.shape
     changed = np.argwhere(np.abs(change).max(2) > 0)
@@ -683,6 +707,17 @@ def test_the_faces_of_a_clip_are_judged_together():
     assert not plausible(judge, torch.full((1, 3, 2, 2), 0.25), nullcontext, [])
 
 
+def test_of_all_faces_of_a_clip_each_is_judged_alone(judged, scene, tmp_path, monkeypatch):
+    known = []
+    monkeypatch.setattr(photo, "plausible", lambda *rest: known.append(len(rest[-1])) or rest[-1].append(1.0) or True)
+    small = Image.fromarray(cv2.resize(scene, (450, 300), interpolation=cv2.INTER_AREA))
+    small.save(tmp_path / "clip.gif", save_all=True, append_images=[small.point(lambda value: value // 2)])
+    flags = ["--infile", tmp_path / "clip.gif", "--overwrite", "--outfile", tmp_path / "out.gif"]
+    assert infer(judged / "passes.pt", *flags) == 0
+    assert infer(judged / "passes.pt", *flags, "--all_faces") == 0
+    assert known[:2] == [0, 1] and len(known) > 4 and not any(known[2:]), "the largest of two frames, then all"
+
+
 def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
     folder, _ = trained
     flags = ["--run", "inference", "--dataset_dir", faces, "--recipe=best", *SMALL, *places(folder)]
@@ -715,7 +750,8 @@ def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
         ("", "needs --infile"),
         ("--images nobody.png --outfile o.png", "--out_dir"),
         ("--images . --out_dir full", "not an empty folder"),
-        ("--images nobody.png --out_dir . --overwrite", "would replace one of the pictures"),
+        ("--images nobody.png --out_dir . --overwrite", "lie in one another"),
+        ("--images nobody.png --infile nobody.png", "not both"),
         ("--images nobody.png nobody.gif --out_dir new", "none of 2 files"),
     ],
 )
@@ -754,6 +790,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
         ("--scale nan", "more than 0"),
         ("--poolings 5", "1 to 4"),
         ("--network document --width 8", "--network compact"),
+        ("--poolings 3", "--network document"),
         ("--train_mode mtx", "mtx"),
         ("--pixel_loss_max 2", "0 to 1"),
         ("--attribute_file none.txt", "is no file"),

@@ -704,6 +704,10 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
     assert len(steps) == 3 and np.array_equal(steps[0], photo) and np.array_equal(steps[2], photo)
     assert steps[1][280, 240].astype(int).min() > photo[280, 240].min() + 60
     assert np.array_equal(np.asarray(Image.open(tmp_path / "saved.png")), steps[2])
+    assert call(*flags[:-2], "--run", "refine", "--out_dir", tmp_path / "here") == 0
+    assert (tmp_path / "here/photos/step_000.png").exists() and (tmp_path / "here/steps.tsv").exists()
+    assert call(*flags[:-2], "--run", "refine", "--out_dir", tmp_path / "in", "--overwrite") == 2
+    assert "lie in one another" in capsys.readouterr().err
     flags[flags.index("--images") + 1] = tmp_path / "in"
     assert call(*flags[:-2], "--run", "refine", "--sample_dir", tmp_path / "s") == 0
     assert "of 3 faces the first is refined, of clip.gif; generate --images changes all" in capsys.readouterr().out
@@ -742,12 +746,12 @@ def test_a_session_keeps_every_step(tmp_path):
 
 def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
     session = make_session(tmp_path / "s")
-    wrong = ["more", "+Mael", "what", "Male=x", "Male=3", ""]
+    wrong = ["more", "+Mael", "what", "Male=x", "Male=3", "save face.xyz", ""]
     right = ["-Male Bangs=0.5", "more 0.25", "undo", "show", *[f"save {tmp_path / 'face.png'}"] * 2, "help"]
     talk(session, io.StringIO("\n".join([*wrong, *right, "quit", "+Bald"])))
     output = capsys.readouterr().out
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    says = "nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", "exists"
+    says = "nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", ".png", "exists"
     assert all(text in error for text, error in zip(says, errors, strict=True)), errors
     assert "undo " in output and (tmp_path / "face.png").exists()
     assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"

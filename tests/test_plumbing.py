@@ -85,6 +85,20 @@ def test_a_verb_finds_the_only_model_that_fits_or_names_those_there_are(tmp_path
         parse_args([*verb, "--recipe=best", "--image_size=64"])
 
 
+def test_results_do_not_replace_what_they_are_made_of(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "me.jpg").write_bytes(b"mine")
+    flags = dict(run="sample", restart=False, overwrite=True, images=None, minus=None)
+    for flag, given, out_dir in (
+        ("images", photos / "me.jpg", photos), ("minus", photos, photos / "out"), ("images", photos, tmp_path),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="lie in one another"):
+            plumbing.check_places(argparse.Namespace(**flags | {flag: [str(given)], "out_dir": str(out_dir)}))
+    apart = dict(images=[str(photos / "me.jpg")], out_dir=str(photos / "out"))
+    plumbing.check_places(argparse.Namespace(**flags | apart))
+
+
 # Set-up
 
 
