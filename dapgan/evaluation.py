@@ -112,9 +112,9 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     unlabelled faces it is surest; their mean difference, divided by the covariance of all, is the axis that other
     unlabelled faces are moved along, to either side.
 
-    The arm "chosen", which comes after the two, is the generator's where cross-validation on the few does not speak
-    against it: those that are left out, in FOLDS folds, are ranked at least as well by classifiers that saw pairs as by
-    those that did not. Else it is the classical one: so what the generator cannot draw does less harm.
+    The arm "chosen", which comes after the two, is the generator's where cross-validation on the few speaks for it:
+    those that are left out, in FOLDS folds, are ranked better by classifiers that saw pairs than by those that did not.
+    Else, and where both rank alike, it is the classical one: so what the generator cannot draw does less harm.
 
     how: settings of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy, pairs (1 where the
     classifier learned from pairs, else 0).
@@ -150,7 +150,7 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
             taught = learn(few[~out], y[~out], seed, "generator", sure_of(teacher)[2])
             scores[:, out] = torch.stack([look(net, few[out]) for net in (teacher, taught)])
         without, with_pairs = (ranked(score, y) for score in scores)
-        return with_pairs >= without
+        return with_pairs > without
 
     cases = [(name, count, seed) for name in names for count in counts for seed in range(seeds)]
     for name, count, seed in tqdm(cases, "cases", disable=not progress):

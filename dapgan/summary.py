@@ -9,7 +9,7 @@ ARMS = {
     "none": "the few pictures alone",
     "classical": "mirrored; brightness, contrast and tint changed",
     "generator": "classical, and counterfactual pairs that the GAN makes",
-    "chosen": "classical, with those pairs unless the few, cross-validated, speak against them",
+    "chosen": "classical, with those pairs where the few, cross-validated, speak for them",
     "linear generator": "the pairs with 64 principal components in place of the GAN",
     "pseudo-labels": "classical, and unlabelled real faces as the classical arm labels them",
     "axis alone": "the discriminant that the pairs are made along, and no classifier of pictures",

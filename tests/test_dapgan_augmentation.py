@@ -256,7 +256,9 @@ def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
 
 
 def test_pairs_are_taken_where_the_few_say_that_they_help(drawn, linear, monkeypatch):
-    """Pairs of right labels are, those of wrong ones are not; without any that could be left out nothing is known."""
+    """Pairs of right labels are, those of wrong ones are not; without any that could be left out nothing is known, nor
+    where both rank alike.
+    """
     x, attributes, _ = drawn
     faces, networks = (x[:64], attributes[:64]), (linear.encode, linear.generate, same)
     smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
@@ -270,6 +272,12 @@ def test_pairs_are_taken_where_the_few_say_that_they_help(drawn, linear, monkeyp
         assert [row["pairs"] for row in found["chosen"]] == [int(helps)] * 3
         accuracies = {arm: [row["accuracy"] for row in rows] for arm, rows in found.items()}
         assert accuracies["chosen"] == accuracies["generator" if helps else "classical"]
+    monkeypatch.setattr(evaluation, "ranked", lambda *_: 0.75)
+    results = evaluation.measure(faces, (x[64:], attributes[64:]), networks, counts=(8,), **arms)
+    assert not any(row["pairs"] for row in results if row["arm"] == "chosen")
+
+
+def test_ranks_by_hand():
     assert evaluation.ranked(torch.tensor([3.0, 1, 2, 1]), torch.tensor([True, True, False, False])) == 2.5 / 4
 
 
