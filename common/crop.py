@@ -26,7 +26,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.celeba import ATTRIBUTES, CelebA
 from common.mtcnn import MTCNN, align, crop, pick
-from common.photos import InputError, files_below, name_outputs, named_files, numbered_frames, tolerate_names
+from common.photos import (
+    InputError,
+    files_below,
+    keep_apart,
+    name_outputs,
+    named_files,
+    numbered_frames,
+    tolerate_names,
+)
 
 POINTS = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
 FOUND = ["score", "x1", "y1", "x2", "y2", *(f"{point}_{axis}" for point in POINTS for axis in "xy")]
@@ -61,10 +69,7 @@ def parse_args(argv=None):
 
 def list_inputs(in_dir, out_dir):
     """Files to read, their names relative to the input they are in, and the CelebA data set that they are (or None)."""
-    for path in map(Path, in_dir):
-        inside, outside = path.resolve(), out_dir.resolve()
-        if path.is_dir() and (inside == outside or inside in outside.parents or outside in inside.parents):
-            raise InputError(f"--out_dir {out_dir} and --in_dir {path} lie in one another: choose a separate folder")
+    keep_apart(out_dir, filter(Path.is_dir, map(Path, in_dir)))
     root = Path(in_dir[0])
     if len(in_dir) == 1 and root.is_dir():
         beside = root.parent.glob("*_?eleb?.*") if root.name.lower().startswith("img_") else ()

@@ -35,7 +35,7 @@ def make_over_photo(photo, model, detector, args, tally, clip=None):
     """The photo with the largest face (or all) made over, (H, W, 3) uint8; None where none was.
 
     model: what load_model returns; tally: a Counter of faces seen and of makeovers left out; clip: the scores of a
-    clip's frames before. Of all faces each is judged alone: nothing says which of them was which a frame before.
+    clip's frames before, None where each face is judged alone.
     """
     generator, device, autocast, saved, judge = model
     box, size = read_box(saved.box, saved.scale)
@@ -48,9 +48,8 @@ def make_over_photo(photo, model, detector, args, tally, clip=None):
         matrices, weight = [rescale(align(photo, landmarks[i])[1], box, size) for i in chosen], soft_box(size)
     result = None
     for matrix in matrices:
-        scores = [] if clip is None or args.all_faces else clip
         x, made = make_over(generator, warp(photo, matrix, size[::-1])[None], device, autocast)
-        if judge and not args.keep_all and not plausible(judge, made, autocast, scores):
+        if judge and not args.keep_all and not plausible(judge, made, autocast, [] if clip is None else clip):
             tally["left out"] += 1
             continue
         old, new = (127.5 * part[0].permute(1, 2, 0).cpu().numpy() for part in (x, take(x, made, args, saved)))
@@ -99,7 +98,8 @@ def check_outfile(file, path, overwrite):
 
 def make_over_file(file, path, model, detector, args):
     """One photo, GIF or video. Returns what to say of it, and whether it was written."""
-    tally, clip = Counter(), None if kind_of(file) == ".png" else []
+    # Of all faces of a clip nothing says which of them was which a frame before.
+    tally, clip = Counter(), None if kind_of(file) == ".png" or args.all_faces else []
     count, changed, lost = rewrite(
         file, path, lambda _, photo: make_over_photo(photo, model, detector, args, tally, clip), args.side_by_side
     )

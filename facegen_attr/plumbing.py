@@ -186,10 +186,10 @@ def read_flags(parser, argv, defaults, named, uses):
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
     args.others, args.shipped = others, first.shipped
-    how = [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
-    how += [f"--{flag} {getattr(args, flag)}" for flags in named.values() for flag in flags if flag in given]
-    how = " ".join([f"python {PROJECT.name}/main.py --dataset_dir DIR", *how])
-    args.train_first = f"train first: {how} (--help says how)"
+    told = [f"python {PROJECT.name}/main.py --dataset_dir DIR"]
+    told += [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
+    told += [f"--{flag} {getattr(args, flag)}" for flags in named.values() for flag in flags if flag in given]
+    args.train_first = f"train first: {' '.join(told)} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
     names = {action.dest for group in groups for action in group._group_actions}
