@@ -60,6 +60,9 @@ MODELS = [
 LICENCE = "trained on CelebA (Liu et al., ICCV 2015), whose terms hold for it: non-commercial research only"
 DIGITS = "trained on the digits that scikit-learn ships (UCI, CC BY 4.0)"
 
+# What is learned for a model once it is trained, and written into its file.
+AFTER = {"facegen_attr/dcgan5": f"--run tune --model dcgan5 {BEST}"}
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -131,10 +134,11 @@ def write_card(file, training, command, minutes):
     """Beside a shipped file NAME.pt: NAME.md, what it is and how it came about."""
     content = torch.load(file, map_location="cpu", weights_only=True)
     flags, project = content["args"], content["project"]
+    after = AFTER.get(f"{project}/{file.stem}")
     digits = flags.get("data", "celeba") in ("digits", "mnist")
     rows = {
         "what": f"{project}, {flags['run']}, {flags.get('recipe')} recipe; tensors alone, matrices in 8 bits",
-        "command": f"`python {project}/main.py --dataset_dir D {training}`",
+        "command": f"`python {project}/main.py --dataset_dir D {training}`" + (f", then `{after}`" if after else ""),
         "data": content["about"],
         "seed": flags["seed"],
         "steps": f"{content['state']['step']:,} of {flags['batch_size']}",
@@ -163,6 +167,10 @@ def main(argv=None):
         code, minutes = run(command, args.minutes)
         spent[file] = spent.get(file, 0) + minutes
         log.write_text(json.dumps(spent, indent=1) + "\n")
+        if not code and file in AFTER:
+            code, _ = run(
+                ["python", command[1], *AFTER[file].split(), *places(args, project), *shlex.split(args.flags)]
+            )
         if code:
             failed.append(f"the training of {file} ended with exit code {code}")
     written = []

@@ -1,6 +1,7 @@
 """How far the makeovers have come: numbers on validation faces while training, and --run test on the test faces."""
 
 import json
+import math
 import time
 
 import torch
@@ -92,6 +93,7 @@ def test(args):
         target_faces=len(y),
         psnr_of_target_faces=psnr((y_kept - y).square().mean().item()),
     )
+    metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}  # JSON has no infinity
     (out_dir / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")
     sheet = {"Source": x, "Made over": x_fake, "Target": y, "Target, made over (to stay as it is)": y_kept}
     save_sheet(out_dir / "test.png", {label: pictures[:16] for label, pictures in sheet.items()})

@@ -77,17 +77,22 @@ def predictor_file(args):
     return Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
 
 
-def own_faces(args, model, paths):
-    """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, and the
-    Place of each in its photo. A clip's face has those of most of its frames, in all of them.
-    """
+def load_predictor(args, device, why):
+    """The predictor of the run, else the one that comes with the program. InputError: there is none."""
     path = predictor_file(args)
     if not args.predictor_path:  # who has trained an editor alone has the one that comes with the program
         others = path.with_name("predictor.pt"), plumbing.PROJECT / "predictor.pt"
         path = next((file for file in (path, *others) if file.exists()), path)
     if not path.exists():
-        raise InputError(f"no {path}: --run train_predictor makes it, so that nobody has to label a photo by hand")
-    predictor = fill(Predictor(), read_checkpoint(path), "predictor", path).to(model.device)
+        raise InputError(f"no {path}: --run train_predictor makes it, {why}")
+    return fill(Predictor(), read_checkpoint(path), "predictor", path).to(device)
+
+
+def own_faces(args, model, paths):
+    """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, and the
+    Place of each in its photo. A clip's face has those of most of its frames, in all of them.
+    """
+    predictor = load_predictor(args, model.device, "so that nobody has to label a photo by hand")
     size, names = model.flags.image_size, model.flags.attributes
     side, which = max(SIZE, size), "all" if args.all_faces else "largest"
     images, files, skipped, places = find_faces(paths, SQUARE, (side, side), MTCNN(model.device), which)

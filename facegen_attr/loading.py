@@ -22,6 +22,7 @@ from facegen_attr.model import (
     Generator,
     initialise,
     start_shape,
+    tuned,
 )
 from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
 
@@ -129,7 +130,10 @@ def noise(flags, count, seed):
 
 
 def ask(flags, generator, start, c, asked):
-    """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these."""
+    """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these.
+
+    As in training; what verbs show is Model.answer().
+    """
     return generator(start, asked - c if is_editor(flags) else asked)
 
 
@@ -141,16 +145,27 @@ class Model(NamedTuple):
     device: torch.device
     autocast: Callable
     known: torch.Tensor = None  # (M, A), attributes as some of its training faces have them together
+    requests: torch.Tensor = None  # (2, A, A), of an editor: what to ask for beside; see model.tuned
 
     @torch.no_grad()
     def answer(self, start, c, asked):
-        """ask() in evaluation mode, 64 at a time: (N, 3, H, W) float32 on the CPU."""
+        """What it makes of the attributes `asked`, in evaluation mode, in chunks: (N, 3, H, W) float32 on the CPU.
+
+        An editor is asked as it was tuned, for the face and its mirror image, of which the mean is given: what it does
+        on one side only is halved.
+        """
         self.generator.eval()
         pieces = []
         for part in in_chunks(asked):
-            given = [x[part].to(self.device) for x in (start, c, asked)]
+            start_, c_, asked_ = (x[part].to(self.device) for x in (start, c, asked))
             with self.autocast():
-                pieces.append(ask(self.flags, self.generator, *given).float().cpu())
+                if is_editor(self.flags):
+                    change = tuned(asked_ - c_, self.requests)
+                    x, mirrored = self.generator(torch.cat([start_, start_.flip(3)]), change.repeat(2, 1)).chunk(2)
+                    x = (x + mirrored.flip(3)) / 2
+                else:
+                    x = self.generator(start_, asked_)
+                pieces.append(x.float().cpu())
         return torch.cat(pieces)
 
 
@@ -166,7 +181,8 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     about = f"{flags.model}, step {state['step']}, {flags.recipe} recipe, {flags.image_size} pixels"
     print(f"model {path}: {about}, {len(flags.attributes)} attributes")
     generator = generator.to(device, memory_format=torch.channels_last).eval()
-    return Model(generator, flags, device, autocast, state.get("known"))
+    requests = state["requests"].to(device) if state.get("requests") is not None else None
+    return Model(generator, flags, device, autocast, state.get("known"), requests)
 
 
 def load_model(args):

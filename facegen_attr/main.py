@@ -55,6 +55,7 @@ from facegen_attr.plumbing import SWITCH, Journal, descend, make_ema, path, repl
 from facegen_attr.predictor import train_predictor
 from facegen_attr.refine import refine
 from facegen_attr.ship import ship
+from facegen_attr.tune import tune
 from facegen_attr.validation import fixed_starts, validate
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ def parse_args(argv=None):
     parser = plumbing.make_parser(__doc__, "facegen_attr")
 
     add = parser.add_argument_group("What to do").add_argument
-    add("--run", choices=VERBS, default="train", help="train, analyse, generate, refine, train_predictor or ship")
+    add("--run", choices=VERBS, default="train", help="train, analyse, generate, refine, train_predictor, tune, ship")
 
     add = parser.add_argument_group("Model").add_argument
     add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
@@ -123,7 +124,7 @@ def parse_args(argv=None):
     add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")
 
     named = dict(model=["model", "images"], image_size=["image_size"], recipe=["recipe"])
-    uses = dict(generate="train", refine="train", ship="train")
+    uses = dict(generate="train", refine="train", tune="train", ship="train")
     args = plumbing.read_flags(parser, argv, presets, named, lambda first: uses.get(first.run))
     args.attributes = attribute_list(args.attributes)
     sizes = range(16, 513) if args.model == "fcgan" else (16, 32, 64, 128)
@@ -341,7 +342,7 @@ def train(args):
 
 
 VERBS = dict(train=train, analyse=analyse, generate=generate, refine=refine)
-VERBS |= dict(train_predictor=train_predictor, ship=ship)
+VERBS |= dict(train_predictor=train_predictor, tune=tune, ship=ship)
 
 
 def main(argv=None):

@@ -199,6 +199,18 @@ class Editor(nn.Module):
         return x + mask * (paint - x)
 
 
+def tuned(change, requests):
+    """A change (N, A) that is wanted as the editor has to be asked for it, with what --run tune has learned.
+
+    requests: (2, A, A), what to ask for beside, for each attribute that goes, and that comes; as much of it as the
+    attribute is changed. None: nothing beside. What is wanted is never asked for less than it was.
+    """
+    if requests is None:
+        return change
+    asked = change + (-change).clamp(min=0) @ requests[0] + change.clamp(min=0) @ requests[1]
+    return torch.where(change > 0, torch.maximum(asked, change), asked.where(change == 0, torch.minimum(asked, change)))
+
+
 class ConditionalDiscriminator(nn.Module):
     """Convolutions down to 4 x 4, then three readings of the same features: real or not, whether it fits a request, and
     which attributes it shows.

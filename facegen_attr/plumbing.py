@@ -172,7 +172,7 @@ def read_flags(parser, argv, defaults, named, uses):
         args.dataset_name = name_of(args.dataset_dir)
     found, others = find_run(args, given, uses(first), named) if uses(first) else ({}, "")
     shipped, first.shipped = None, ""
-    makes = str(first.run).startswith(("train", "ship"))
+    makes = str(first.run).startswith(("train", "ship", "tune"))
     if uses(first) and not (found or makes or given & {"model_path", "checkpoint_dir", "dataset_name"}):
         shipped = find_shipped(args, given, uses(first), named)
         if not shipped and (there := sorted(file.name for file in PROJECT.glob("*.pt"))):

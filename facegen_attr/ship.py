@@ -18,13 +18,15 @@ from facegen_attr.predictor import Predictor
 def ship(args):
     """Write the model of the run that the flags name, MODEL.pt, and predictor.pt if there is one beside it.
 
-    With the attributes of some training faces, so that a request of a few goes with what faces have together.
+    With the attributes of some training faces, so that a request of a few goes with what faces have together, and what
+    --run tune has learned.
     """
     _, content = find_model(args, run_name(args))
-    about, known = trained_on(args, content), load_model(args).known
+    about, model = trained_on(args, content), load_model(args)
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
-    write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, known=known)
+    numbers = {"known": model.known, "requests": model.requests}
+    write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, **numbers)
     if (path := predictor_file(args)).exists():
         content = read_checkpoint(path)
         fill(Predictor(), content, "predictor", path)  # another's is not written

@@ -52,10 +52,12 @@ from facegen_attr.model import (
     reconstruction_loss,
     smooth,
     start_shape,
+    tuned,
 )
 from facegen_attr.plumbing import make_ema, read_checkpoint
 from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
+from facegen_attr.tune import fit_requests
 from facegen_attr.validation import obeyed, rated
 
 SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
@@ -859,6 +861,85 @@ def test_predictor_validates_and_saves_as_often_as_asked(faces, home):
     saved = home / "checkpoint/faces_predictor"
     steps = [read_checkpoint(saved / name)["state"]["step"] for name in ("last.previous.pt", "last.pt")]
     assert steps[1] == 7 and steps[0] in (5, 6), "6 where it was better than 3"
+
+
+# How an editor is asked
+
+
+def test_a_change_is_asked_for_with_what_goes_beside_it():
+    requests = torch.zeros(2, 3, 3)
+    requests[1, 0], requests[0, 2] = torch.tensor([0.5, 0.0, -1.0]), torch.tensor([0.0, 0.25, 0.0])
+    change = torch.tensor([[1.0, 0, 0], [-1.0, 0, 0], [0, 0, -2.0], [1.0, 0, -1.0], [0, 0, 0]])
+    asked = [[1.5, 0, -1], [-1, 0, 0], [0, 0.5, -2], [1.5, 0.25, -2], [0, 0, 0]]
+    assert torch.equal(tuned(change, requests), torch.tensor(asked))
+    wanted = torch.tensor([[1.0, 0, 1.0], [0, -1.0, -1.0], [-1.0, 0, 0]])
+    requests[0, 0, 0] = 0.5
+    asked = [[1.5, 0, 1], [0, -1, -1], [-1, 0, 0]]
+    assert torch.equal(tuned(wanted, requests), torch.tensor(asked)), "what is wanted is never asked for less"
+    assert tuned(change, None) is change
+
+
+def test_an_editor_treats_a_face_and_its_mirror_image_alike():
+    flags = argparse.Namespace(model="dcgan5", network="conditional", attributes=EIGHT, image_size=32)
+    torch.manual_seed(0)
+    model = Model(make_generator(flags).eval(), flags, torch.device("cpu"), contextlib.nullcontext)
+    x, c = torch.rand(5, 3, 32, 32) * 2 - 1, torch.randint(2, (5, 8)).float()
+    made = model.answer(x, c, 1 - c)
+    assert (model.answer(x.flip(3), c, 1 - c) - made.flip(3)).abs().max() < 1e-5
+    assert (model.generator(x, 1 - 2 * c) - made).abs().max() > 1e-3, "which one pass does not"
+
+
+def test_tuning_takes_away_what_goes_along_and_asks_more_for_what_is_hard():
+    """Of an editor whose smile takes glasses along and that makes half of the hat asked for."""
+    names, patterns = ["Smiling", "Eyeglasses", "Wearing_Hat"], torch.eye(3).view(3, 3, 1, 1)
+    makes = torch.tensor([[1.0, 0.6, 0], [0, 1.0, 0], [0, 0, 0.5]])
+    c = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).repeat(8, 1)
+    x = torch.einsum("na,achw->nchw", 2 * c - 1, patterns)
+    requests = fit_requests(
+        lambda x, change: x + 2 * torch.einsum("na,achw->nchw", change @ makes, patterns),
+        lambda x: 3 * x[:, :, 0, 0] + 1, x, c, names, 100,
+    )  # fmt: skip
+    for value, sign in ((1, 1), (0, -1)):
+        asked = tuned(sign * torch.eye(3), requests) @ makes * sign
+        assert abs(asked[0, 1]) < 0.35, "0.6 as it was"
+        assert asked[2, 2] > 0.58 and asked[[0, 1], [0, 1]].min() > 0.9, value
+    with pytest.raises(InputError, match="with and without Eyeglasses"):
+        fit_requests(None, lambda x: x[:, :, 0, 0], x[:, :, :1, :1], c * torch.tensor([1.0, 0, 1]), names, 1)
+
+
+def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("facegen_attr.tune.STEPS", 3)
+    folder = tmp_path / "home"
+    shutil.copytree(trained[0], folder)
+    flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--model", "dcgan5"]
+    path = folder / "models/faces_dcgan5_16_best.pt"
+    before = read_checkpoint(path)
+    made = []
+    for name in ("before", "after"):
+        assert call(*flags, "--run", "generate", "--count", 4, "--out_dir", tmp_path / name) == 0
+        made.append(np.asarray(Image.open(tmp_path / name / "sheet.png")).astype(int))
+        if name == "before":
+            assert call(*flags, "--run", "tune") == 0
+            assert "changed as asked" in capsys.readouterr().out
+    assert np.abs(made[0] - made[1]).max() > 0
+    after = read_checkpoint(path)
+    assert after["state"]["requests"].shape == (2, 2, 2) and after["state"]["requests"].abs().max() > 0
+    assert all(torch.equal(x, after["generator"][key]) for key, x in before["generator"].items())
+    assert (
+        "requests" not in before["state"]
+        and "requests" not in read_checkpoint(path.with_suffix(".previous.pt"))["state"]
+    )
+    assert call(*flags, "--run", "ship", "--out_dir", tmp_path / "facegen_attr") == 0
+    shipped = read_checkpoint(tmp_path / "facegen_attr/dcgan5.pt")
+    assert torch.equal(shipped["state"]["requests"], after["state"]["requests"])
+    monkeypatch.setattr(script.plumbing, "PROJECT", tmp_path / "facegen_attr")
+    assert call(*flags, "--run", "tune", "--model_path", tmp_path / "facegen_attr/dcgan5.pt") == 2
+    assert "comes with the program" in capsys.readouterr().err
+    assert call(*flags[:-1], "dcgan2", "--run", "tune") == 2
+    assert "is for an editor" in capsys.readouterr().err
+    (folder / "models/faces_predictor.pt").unlink()
+    assert call(*flags, "--run", "tune", "--predictor_path", folder / "models/faces_predictor.pt") == 2
+    assert "train_predictor makes it" in capsys.readouterr().err
 
 
 # A person's mistakes

@@ -104,6 +104,8 @@ def call(home, monkeypatch):
             flags += ["--min_identity", "0", "--min_quality", "0"]
         if verb == "inference":  # likewise
             flags += ["--keep_all"]
+        if verb == "tune":
+            monkeypatch.setattr("facegen_attr.tune.STEPS", 2)
         if verb == "evaluate":
             flags += ["--seeds", "2", "--few", "2"]
         if "n_iter" in vars(script.parse_args(flags)):

@@ -10,6 +10,7 @@ import shutil
 
 import pytest
 import torch
+from conftest import ROOT
 from PIL import Image
 from test_parallel import PROJECTS
 from trainings import TRAININGS, base_flags, call
@@ -304,6 +305,19 @@ def test_models_are_trained_and_shipped_with_a_card(home, tmp_path, monkeypatch)
     )
     with pytest.raises(InputError, match="--only nothing: there are dapgan"):
         models.main(["--dataset_dir", str(home / "drawn"), "--only", "nothing"])
+
+
+def test_an_editor_is_tuned_between_its_training_and_shipping(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(models, "run", lambda command, minutes=None: (commands.append(command), (0, 1))[1])
+    assert (
+        models.main(["--dataset_dir", str(tmp_path), "--out_dir", str(tmp_path), "--only", "facegen_attr/dcgan5"]) == []
+    )
+    assert [command[command.index("--run") + 1] for command in commands] == ["train", "tune", "ship"]
+    for command in commands:
+        assert command[1] == "facegen_attr/main.py" and "--model dcgan5 --recipe best" in " ".join(command)
+        assert command[command.index("--model_path") + 1] == str(tmp_path / "facegen_attr/models")
+    assert torch.load(ROOT / "facegen_attr/dcgan5.pt", weights_only=True)["state"]["requests"].shape == (2, 8, 8)
 
 
 def test_results_quick_writes_its_tables(home, tmp_path, monkeypatch):
