@@ -8,6 +8,7 @@ in its training.
 
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from common.celeba import attribute_indices, subset, to_tensor
 from common.photos import InputError
@@ -54,7 +55,7 @@ def fit_requests(edit, read, x, c, names, steps):
     each = torch.arange(BATCH, device=device)
     turns = (each + 0.5) / BATCH  # each attribute about equally often
     chosen = (turns * len(names)).long()
-    for step in range(steps):
+    for step in tqdm(range(steps), "tuning", unit=" steps", disable=None):
         plumbing.set_rate(optimizer, RATE * (1 - step / steps))
         rows = torch.randint(len(x), (BATCH,), generator=random).to(device)
         asked = flipped(c[rows], turns, exclusive)
