@@ -162,15 +162,14 @@ def main(argv=None):
     trainings, failed = {file: line for file, line, _ in MODELS}, []
     for file, line, _ in args.chosen:
         project = file.split("/")[0]
-        command = ["python", f"{project}/main.py", *line.split(), *places(args, project), *shlex.split(args.flags)]
+        rest = [*places(args, project), *shlex.split(args.flags)]
+        command = ["python", f"{project}/main.py", *line.split(), *rest]
         print(f"\n{file}: {shlex.join(command)}", flush=True)
         code, minutes = run(command, args.minutes)
         spent[file] = spent.get(file, 0) + minutes
         log.write_text(json.dumps(spent, indent=1) + "\n")
         if not code and file in AFTER:
-            code, _ = run(
-                ["python", command[1], *AFTER[file].split(), *places(args, project), *shlex.split(args.flags)]
-            )
+            code, _ = run([*command[:2], *AFTER[file].split(), *rest])
         if code:
             failed.append(f"the training of {file} ended with exit code {code}")
     written = []

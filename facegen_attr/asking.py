@@ -78,14 +78,17 @@ def predictor_file(args):
 
 
 def load_predictor(args, device, why):
-    """The predictor of the run, else the one that comes with the program. InputError: there is none."""
+    """The predictor of the run, else the one that comes with the program, which is only used.
+
+    InputError: there is none, and why one is needed.
+    """
     path = predictor_file(args)
     if not args.predictor_path:  # who has trained an editor alone has the one that comes with the program
         others = path.with_name("predictor.pt"), plumbing.PROJECT / "predictor.pt"
         path = next((file for file in (path, *others) if file.exists()), path)
     if not path.exists():
         raise InputError(f"no {path}: --run train_predictor makes it, {why}")
-    return fill(Predictor(), read_checkpoint(path), "predictor", path).to(device)
+    return fill(Predictor(), read_checkpoint(path), "predictor", path).to(device).eval().requires_grad_(False)
 
 
 def own_faces(args, model, paths):

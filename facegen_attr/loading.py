@@ -129,12 +129,12 @@ def noise(flags, count, seed):
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ask(flags, generator, start, c, asked):
+def ask(flags, generator, start, c, asked, requests=None):
     """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these.
 
-    As in training; what verbs show is Model.answer().
+    requests: how an editor is to be asked, if it was tuned; see model.tuned.
     """
-    return generator(start, asked - c if is_editor(flags) else asked)
+    return generator(start, tuned(asked - c, requests) if is_editor(flags) else asked)
 
 
 class Model(NamedTuple):
@@ -149,23 +149,20 @@ class Model(NamedTuple):
 
     @torch.no_grad()
     def answer(self, start, c, asked):
-        """What it makes of the attributes `asked`, in evaluation mode, in chunks: (N, 3, H, W) float32 on the CPU.
+        """ask() in evaluation mode, in chunks: (N, 3, H, W) float32 on the CPU.
 
-        An editor is asked as it was tuned, for the face and its mirror image, of which the mean is given: what it does
-        on one side only is halved.
+        An editor is asked for the face and for its mirror image, of which the mean is given: what it does on one side
+        only is halved.
         """
         self.generator.eval()
         pieces = []
         for part in in_chunks(asked):
-            start_, c_, asked_ = (x[part].to(self.device) for x in (start, c, asked))
+            begin, *given = (x[part].to(self.device) for x in (start, c, asked))
             with self.autocast():
+                x = ask(self.flags, self.generator, begin, *given, self.requests)
                 if is_editor(self.flags):
-                    change = tuned(asked_ - c_, self.requests)
-                    x, mirrored = self.generator(torch.cat([start_, start_.flip(3)]), change.repeat(2, 1)).chunk(2)
-                    x = (x + mirrored.flip(3)) / 2
-                else:
-                    x = self.generator(start_, asked_)
-                pieces.append(x.float().cpu())
+                    x = (x + ask(self.flags, self.generator, begin.flip(3), *given, self.requests).flip(3)) / 2
+            pieces.append(x.float().cpu())
         return torch.cat(pieces)
 
 
@@ -181,8 +178,7 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     about = f"{flags.model}, step {state['step']}, {flags.recipe} recipe, {flags.image_size} pixels"
     print(f"model {path}: {about}, {len(flags.attributes)} attributes")
     generator = generator.to(device, memory_format=torch.channels_last).eval()
-    requests = state["requests"].to(device) if state.get("requests") is not None else None
-    return Model(generator, flags, device, autocast, state.get("known"), requests)
+    return Model(generator, flags, device, autocast, state.get("known"), state.get("requests"))
 
 
 def load_model(args):

@@ -207,7 +207,8 @@ def tuned(change, requests):
     """
     if requests is None:
         return change
-    asked = change + (-change).clamp(min=0) @ requests[0] + change.clamp(min=0) @ requests[1]
+    gone, come = requests.to(change.device)
+    asked = change + (-change).clamp(min=0) @ gone + change.clamp(min=0) @ come
     return torch.where(change > 0, torch.maximum(asked, change), asked.where(change == 0, torch.minimum(asked, change)))
 
 

@@ -43,7 +43,7 @@ def fit_requests(edit, read, x, c, names, steps):
     """
     device, exclusive = c.device, exclusions(names).to(c.device)
     with torch.no_grad():
-        logits = torch.cat([read(part) for part in x.split(64)])
+        logits = read(x)
     without, there = class_means(logits, c, names)
 
     def scaled(logits):
@@ -74,13 +74,12 @@ def fit_requests(edit, read, x, c, names, steps):
 def measure(model, read, x, c):
     """Each face x with one attribute turned round: the shares where the predictor reads it so, and others otherwise."""
     names, rows = model.flags.attributes, torch.arange(len(x))
-    asked = flipped(c, (rows % len(names) + 0.5) / len(names), exclusions(names))
-    edited = model.answer(x, c, asked)
-    with torch.no_grad():
-        before, after = (torch.cat([read(part.to(model.device)) for part in y.split(64)]) > 0 for y in (x, edited))
     turned = rows % len(names)
-    changed = (after.cpu() == (asked > 0.5))[rows, turned].float().mean().item()
-    return changed, (after != before).cpu()[asked == c].float().mean().item()
+    asked = flipped(c, (turned + 0.5) / len(names), exclusions(names))
+    with torch.no_grad():
+        before, after = (read(y.to(model.device)).cpu() > 0 for y in (x, model.answer(x, c, asked)))
+    changed = (after == (asked > 0.5))[rows, turned].float().mean().item()
+    return changed, (after != before)[asked == c].float().mean().item()
 
 
 def tune(args):
@@ -94,7 +93,7 @@ def tune(args):
         raise InputError(f"{path} comes with the program, tuned: name one of your own, or a copy, by --model_path")
     if path != place(args, "model", run_name(args)):
         raise InputError(f"{path} is a checkpoint: there is no model yet; {args.train_first}")
-    predictor = load_predictor(args, device, "which reads what changes").eval().requires_grad_(False)
+    predictor = load_predictor(args, device, "which reads what changes")
     model.generator.requires_grad_(False)
     names, records = model.flags.attributes, load_records(args, picture_size(model.flags), device, rank)
     if rank:  # one process is enough, and one alone may write
@@ -102,7 +101,8 @@ def tune(args):
     columns, c = attribute_indices(names), attributes_of(records, names)
 
     def read(x):
-        return predictor(x if x.shape[2] == SIZE else F.interpolate(x, (SIZE, SIZE), mode="area"))[:, columns]
+        parts = (F.interpolate(part, (SIZE, SIZE), mode="area") for part in x.split(64))
+        return torch.cat([predictor(part)[:, columns] for part in parts])
 
     train_rows, validation_rows = split(args, records, most=500)
     rows = subset(train_rows, FACES, args.seed)

@@ -136,10 +136,7 @@ VERBS = {
         "--run evaluate --attributes Smiling --few 3 --seeds 2 --out_dir {out}",
     ],
     "facegen_attr dcgan2 best": ["--run generate --request Male=1 --count 4"],
-    "facegen_attr dcgan5 best": [
-        "--run tune",
-        "--run generate --request Smiling=1 --count 4",
-    ],
+    "facegen_attr dcgan5 best": ["--run tune", "--run generate --request Smiling=1 --count 4"],
     "deep_makeover best": ["--run test", "--run inference --infile {photo} --outfile {out}.png"],
     "face_math best": [
         "--run sample --count 4",
