@@ -50,8 +50,10 @@ test: .venv/stamp  ## run all tests
 readme: .venv/stamp  ## follow every README from top to bottom, twice, on small drawn data (ten minutes)
 	README=whole OMP_NUM_THREADS=1 $(PY) -m pytest tests/test_readme.py -n 2
 
+# Without plugins of the Python that is there: pytest-benchmark warns of -n, and warnings are errors.
 test-gpu: $(READY)  ## test trainings and verbs on CUDA (minutes); PY=python3: with that Python
-	$(PY) -m pytest tests/test_cuda.py tests/test_celeba.py tests/test_mtcnn.py -m gpu -p no:cacheprovider -n 4
+	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(PY) -m pytest -p xdist tests/test_cuda.py tests/test_celeba.py tests/test_mtcnn.py \
+		-m gpu -p no:cacheprovider -n 4
 
 test-web: .venv/stamp  ## test facegen_attr's page in a browser: CHROMIUM, else /usr/bin/chromium
 	@test -x $${CHROMIUM:-/usr/bin/chromium} || { echo "error: no browser; apt-get install chromium, or set CHROMIUM"; exit 2; }

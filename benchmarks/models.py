@@ -33,8 +33,9 @@ from hyperencoder.plumbing import boolean, fail, number, path
 BEST = "--recipe best"
 # On 7,000 faces as many passes as a GPU makes in minutes; all files together may have 45 MB, hence the widths.
 WIDE, LONG = "--width 40 --batch_size 64", "--batch_size 64 --epoch 400"
-SLOW = "--width 24 --batch_size 16 --annealing_half_life 4000"
-HELD = "--pixel_loss_max 0.95 --pixel_loss_min 0.9 --pixel_loss_outside 0.06"
+TO_WOMEN = "--width 24 --batch_size 16 --annealing_half_life 4000 --diff_augment True"
+SLOW = "--width 24 --batch_size 16 --annealing_half_life 10000 --diff_augment True --pixel_loss_outside 0.06"
+INFOGAN = f"--model infogan {BEST} --hidden 40 --noise_size 100"
 TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 # What is shipped, in an order in which what builds on another comes after it: (file, the training, what ships it).
 MODELS = [
@@ -48,11 +49,12 @@ MODELS = [
      f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST} --width 48 {LONG}",
      f"--run ship --model dcgan5 {BEST}"),
-    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {SLOW} --diff_augment True", f"--run ship {BEST}"),
+    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {TO_WOMEN}", f"--run ship {BEST}"),
     # As its target any man: beardless attractive ones, whom the mode asks for, are too few in a small data set.
-    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW} {HELD}", f"--run ship {BEST} {TO_MEN}"),
-    ("dapgan/infogan", f"--run train --model infogan {BEST} --hidden 40 {LONG}", f"--run ship --model infogan {BEST}"),
-    ("dapgan/infogan_predictor", f"--run train_predictor --model infogan {BEST} --hidden 40 {LONG}",
+    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW} --steps 30000",
+     f"--run ship {BEST} {TO_MEN}"),
+    ("dapgan/infogan", f"--run train {INFOGAN} {LONG} --steps 30000", f"--run ship --model infogan {BEST}"),
+    ("dapgan/infogan_predictor", f"--run train_predictor {INFOGAN} {LONG} --steps 8000",
      f"--run ship --model infogan {BEST}"),
     ("dapgan/digits", f"--run train --data digits --model infogan {BEST}",
      f"--run ship --data digits --model infogan {BEST}"),

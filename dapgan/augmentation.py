@@ -89,7 +89,7 @@ def augment_person(
     constrain,
     count,
     strength=0.35,
-    face_strength=0.4,
+    face_strength=0.2,
     min_identity=0.95,
     min_quality=0.01,
     seed=0,

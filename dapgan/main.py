@@ -99,7 +99,7 @@ def parse_args(argv=None):
     add("--n_iter", type=natural, default=100, help="its steps (default: 100)")
     add("--points", type=up_to(1000, least=2), default=10, help="vary: values of each part of the code (default: 10)")
     add("--strength", type=rate, default=0.35, help="augment: how far from a picture to go (default: 0.35)")
-    add("--face_strength", type=share, default=0.4, help="augment: what is taken of that on the face (default: 0.4)")
+    add("--face_strength", type=share, default=0.2, help="augment: what is taken of that on the face (default: 0.2)")
     add("--min_identity", type=share, default=0.95, help="least share of strangers less alike; 0: no gate")
     add("--min_quality", type=share, default=0.01, help="least share of faces that are odder; 0: no gate")
     add("--attributes", default="Smiling,Male,Eyeglasses", help="evaluate: what to classify by")

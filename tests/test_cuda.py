@@ -7,7 +7,12 @@ import pytest
 import torch
 from trainings import TRAININGS, base_flags, call, flags_of, modules_of, project_of
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # that what set_sync_debug_mode looks for is not all that can wait
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
+]
 DEVICE = "cuda"
 STEPS = 14  # three as they are, one captured, the others replayed; with the lazy penalty every second one
 
@@ -136,8 +141,12 @@ VERBS = {
         "--run evaluate --attributes Smiling --few 3 --seeds 2 --out_dir {out}",
     ],
     "facegen_attr dcgan2 best": ["--run generate --request Male=1 --count 4"],
-    "facegen_attr dcgan5 best": ["--run tune", "--run generate --request Smiling=1 --count 4"],
-    "deep_makeover best": ["--run test", "--run inference --infile {photo} --outfile {out}.png"],
+    "facegen_attr dcgan5 best": [
+        "--run train_predictor --steps 4",
+        "--run tune",
+        "--run generate --request Smiling=1 --count 4",
+    ],
+    "deep_makeover best": ["--run test", "--run inference --infile {photo} --outfile {out}.png --keep_all"],
     "face_math best": [
         "--run sample --count 4",
         "--run project --count 4 --n_iter 3",
