@@ -56,7 +56,7 @@ MODELS = [
     ("dapgan/infogan", f"--run train {INFOGAN} {LONG} --steps 30000", f"--run ship --model infogan {BEST}"),
     ("dapgan/infogan_predictor", f"--run train_predictor {INFOGAN} {LONG} --steps 8000",
      f"--run ship --model infogan {BEST}"),
-    ("dapgan/digits", f"--run train --data digits --model infogan {BEST}",
+    ("dapgan/digits", f"--run train --data digits --model infogan {BEST} --hidden 16",
      f"--run ship --data digits --model infogan {BEST}"),
 ]  # fmt: skip
 LICENCE = "trained on CelebA (Liu et al., ICCV 2015), whose terms hold for it: non-commercial research only"

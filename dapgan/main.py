@@ -49,9 +49,10 @@ INFOGAN = dict(
     diff_augment=False, show_ema=False, d_batch_norm=True, d_rate=1.0, beta2=0.999, lambda_r1=0.0, taper=False, depth=2,
 )  # fmt: skip
 BEGAN = INFOGAN | dict(hidden=128, batch_size=16, learning_rate=0.0001, lambda_code=0.1, lambda_noise=0.0)
+# Why beta2, and infogan's d_rate and penalty: README, Results, and face_math's.
 BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, beta2=0.99, flip=True, show_ema=True)
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=0.5, diff_augment=True)
-BEST_INFOGAN |= dict(d_batch_norm=False, d_rate=0.5, lambda_r1=0.1)  # this and beta2, why: face_math's README, Results
+BEST_INFOGAN |= dict(d_batch_norm=False, d_rate=0.5, lambda_r1=0.1)
 BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=2000)
 BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=2.0)
 RECIPES = {

@@ -12,7 +12,7 @@ from deep_makeover.gan import diversity, face_distance, face_numbers, score
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides, take
 from deep_makeover.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
-READ = 0.8  # share taken for the target from which on all count as equal: of real target faces hardly more are
+READ = 0.8  # share taken for the target from which on all count as equal: of real target faces 85 to 89% are
 
 
 def fit_reader(images, crop, device):

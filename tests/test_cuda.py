@@ -10,7 +10,7 @@ from trainings import TRAININGS, base_flags, call, flags_of, modules_of, project
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # that what set_sync_debug_mode looks for is not all that can wait
+    # torch warns that set_sync_debug_mode does not yet find all that waits
     pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning"),
 ]
 DEVICE = "cuda"

@@ -317,7 +317,7 @@ def test_a_reader_that_learns_by_itself_tells_the_sides_apart(crowd, tmp_path):
 
 
 def test_of_models_that_are_read_as_the_target_the_newest_is_kept():
-    """They are all rated alike, which keeps the newest; one that changes nothing, and so looks real, is never kept."""
+    """They are all rated alike, which keeps the newest; one that changes nothing, and so looks real, loses."""
     assert rated(0.1, 0.81) == rated(0.4, 0.93) < rated(0.6, 0.93)
     assert rated(0.1, 0.15) > rated(4, 0.8)
 
