@@ -33,8 +33,8 @@ from hyperencoder.plumbing import boolean, fail, number, path
 BEST = "--recipe best"
 # On 7,000 faces as many passes as a GPU makes in minutes; all files together may have 45 MB, hence the widths.
 WIDE, LONG = "--width 40 --batch_size 64", "--batch_size 64 --epoch 400"
-TO_WOMEN = "--width 24 --batch_size 16 --annealing_half_life 4000 --diff_augment True"
-SLOW = "--width 24 --batch_size 16 --annealing_half_life 10000 --diff_augment True --pixel_loss_outside 0.06"
+MTF = "--width 24 --batch_size 16 --annealing_half_life 4000 --diff_augment True"
+FTM = "--width 24 --batch_size 16 --annealing_half_life 10000 --diff_augment True --pixel_loss_outside 0.06"
 INFOGAN = f"--model infogan {BEST} --hidden 40 --noise_size 100"
 TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 # What is shipped, in an order in which what builds on another comes after it: (file, the training, what ships it).
@@ -49,9 +49,9 @@ MODELS = [
      f"--run ship --model dcgan2 {BEST}"),
     ("facegen_attr/dcgan5", f"--run train --model dcgan5 {BEST} --width 48 {LONG}",
      f"--run ship --model dcgan5 {BEST}"),
-    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {TO_WOMEN}", f"--run ship {BEST}"),
+    ("deep_makeover/mtf", f"--run train --train_time 0 {BEST} {MTF}", f"--run ship {BEST}"),
     # As its target any man: beardless attractive ones, whom the mode asks for, are too few in a small data set.
-    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {SLOW} --steps 30000",
+    ("deep_makeover/ftm", f"--run train --train_time 0 {BEST} {TO_MEN} {FTM} --steps 30000",
      f"--run ship {BEST} {TO_MEN}"),
     ("dapgan/infogan", f"--run train {INFOGAN} {LONG} --steps 30000", f"--run ship --model infogan {BEST}"),
     ("dapgan/infogan_predictor", f"--run train_predictor {INFOGAN} {LONG} --steps 8000",

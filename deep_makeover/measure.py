@@ -8,7 +8,7 @@ import torch
 
 from common.celeba import parse_condition, to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
-from deep_makeover.gan import diversity, face_distance, face_numbers, score
+from deep_makeover.gan import diversity, face_distance, face_numbers
 from deep_makeover.loading import load_model, load_records, make_over, run_name, sides, take
 from deep_makeover.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
@@ -54,15 +54,6 @@ def validate(generator, discriminator, images, reader, crop, device, autocast):
         read = face_numbers(pictures, crop).double() @ direction > middle
         numbers[name] = read.double().mean().item()
     return numbers
-
-
-def rated(distance, read):
-    """What a model is kept by, less is better; distance, read: see validate().
-
-    What hardly changes a face looks real, so what a reader that is not asked in training does not take for the target
-    counts as well. Of models that look real and are read as the target the newest is kept: they all have one number.
-    """
-    return score(distance) * (READ / max(min(round(read, 2), READ), 0.01)) ** 4
 
 
 def request_of(source, target):

@@ -55,9 +55,13 @@ def face_distance(x_fake, x_real, crop=SQUARE):
     return (sum(within) - 2 * between.mean()).item()
 
 
-def score(distance):
-    """What a model is kept by, of a face distance: less is better, and where it tells nothing any more the newest."""
-    return max(distance, ALIKE)
+def score(distance, read=1.0, enough=1.0):
+    """What a model is kept by, less is better: its face distance, times more the less is read as it was to be.
+
+    read: the share that is, in the eyes of some reader; enough: from which share on all count as equal. Of models that
+    look real and are read so the newest is to be kept, so they all have one number.
+    """
+    return max(distance, ALIKE) * (enough / max(min(round(read, 2), enough), 0.01)) ** 4
 
 
 @torch.no_grad()

@@ -38,14 +38,6 @@ def obeyed(discriminator, x, asked, device, autocast):
     return rate.nan_to_num(1.0).item()  # nothing to tell apart: nothing is disobeyed
 
 
-def rated(distance, read):
-    """What a model is kept by, less is better: its face distance, and at chance, a half, thirteen times as much.
-
-    read: of obeyed(). Of models that look real and obey the newest is to be kept, so that they all have one number.
-    """
-    return score(distance) * (OBEYED / max(min(round(read, 2), OBEYED), 0.01)) ** 4
-
-
 def setting_rows(model, start, c, count=4):
     """The rows of a sheet: `count` starts, each as asked first, then with each attribute turned round."""
     names, rows = model.flags.attributes, {}
@@ -76,7 +68,7 @@ def validate(model, discriminator, start, asked, x, c, journal):
     if model.flags.lambda_attributes:  # real-looking faces that show something else are no good
         read = obeyed(discriminator, x_fake, asked, model.device, model.autocast)
         journal.scalar("attributes/read", read)
-        found = rated(distance, read)
+        found = score(distance, read, OBEYED)
     if is_editor(model.flags):  # doing nothing comes nearest to real faces: the newest that has not collapsed
         return -journal.step if spread >= 0.5 else float("inf")
     return found

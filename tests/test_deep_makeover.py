@@ -27,9 +27,9 @@ from common.celeba import CelebA, face_weights, pack, parse_condition
 from common.synthetic import draw, parameters
 from deep_makeover import loading, photo
 from deep_makeover import main as script
-from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty
+from deep_makeover.gan import discriminator_loss, generator_loss, r1_penalty, score
 from deep_makeover.loading import read_box
-from deep_makeover.measure import fit_reader, rated, validate
+from deep_makeover.measure import READ, fit_reader, validate
 from deep_makeover.model import (
     CompactDiscriminator,
     CompactGenerator,
@@ -318,6 +318,7 @@ def test_a_reader_that_learns_by_itself_tells_the_sides_apart(crowd, tmp_path):
 
 def test_of_models_that_are_read_as_the_target_the_newest_is_kept():
     """They are all rated alike, which keeps the newest; one that changes nothing, and so looks real, loses."""
+    rated = partial(score, enough=READ)
     assert rated(0.1, 0.81) == rated(0.4, 0.93) < rated(0.6, 0.93)
     assert rated(0.1, 0.15) > rated(4, 0.8)
 

@@ -24,7 +24,7 @@ from common.photos import InputError
 from facegen_attr import main as script
 from facegen_attr.asking import draw_requests, wanted
 from facegen_attr.attributes import SETS, contradictions, exclusions, flipped, mismatched, resampled
-from facegen_attr.gan import discriminator_loss, generator_loss
+from facegen_attr.gan import discriminator_loss, generator_loss, score
 from facegen_attr.loading import (
     Model,
     ask,
@@ -58,7 +58,7 @@ from facegen_attr.plumbing import make_ema, read_checkpoint
 from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
 from facegen_attr.tune import fit_requests
-from facegen_attr.validation import obeyed, rated
+from facegen_attr.validation import OBEYED, obeyed
 
 SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
 EIGHT = SETS["8"]
@@ -395,6 +395,7 @@ def test_obeyed_is_the_mean_rate_of_what_the_discriminator_reads():
 
 
 def test_of_models_that_look_real_and_obey_the_newest_is_kept():
+    rated = functools.partial(score, enough=OBEYED)
     assert rated(0.1, 0.996) == rated(0.4, 0.951), "no difference that is one: the newer wins"
     assert rated(1.0, 0.95) < rated(0.4, 0.6), "real-looking faces that show something else are no good"
     assert rated(1.0, 0.95) == 1.0 and rated(0.4, 0.95) == 0.5
