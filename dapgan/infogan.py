@@ -54,10 +54,13 @@ def infogan_step(args, gan, g_optimizer, d_optimizer, mine, share, others, x, cl
         adapt(share, mean_of_processes(by_heart(d_real, d_other, d_fake)), args.batch_size)
         losses["augmented/share"] = share
 
-    # 3. Both: the latent of generated pictures can be read in them, real ones are repeated, real digits are read
+    # 3. Both: the latent of generated pictures can be read in them, real ones are repeated, real digits are read. G is
+    #    rewarded for the noise as well in the document; faces look less real for it (README, Results)
     with gan.autocast():
-        raw = discriminator.read(generator(z))
-    losses["code"], losses["noise"] = gan.latent.losses(raw.float(), z)
+        x_fake = generator(z)
+        raw = discriminator.read(x_fake)
+        raw_noise = raw if args.reward_noise else discriminator.read(x_fake.detach())
+    losses["code"], losses["noise"] = gan.latent.losses(raw.float(), z)[0], gan.latent.losses(raw_noise.float(), z)[1]
     loss = args.lambda_code * losses["code"] + args.lambda_noise * losses["noise"]
     if args.lambda_rec:
         with gan.autocast():

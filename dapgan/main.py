@@ -47,23 +47,24 @@ INFOGAN = dict(
     hidden=64, batch_size=64, learning_rate=0.0002, beta1=0.5, decay_every=0, reconstruction="msssim", gamma=0.5,
     lambda_k=0.001, lambda_code=1.0, lambda_noise=1.0, lambda_rec=0.0, lambda_digit=0.0, flip=False, deform=False,
     diff_augment=False, show_ema=False, d_batch_norm=True, d_rate=1.0, beta2=0.999, lambda_r1=0.0, taper=False, depth=2,
+    reward_noise=True,
 )  # fmt: skip
 BEGAN = INFOGAN | dict(hidden=128, batch_size=16, learning_rate=0.0001, lambda_code=0.1, lambda_noise=0.0)
 # Why beta2, and infogan's d_rate and penalty: README, Results, and face_math's.
 BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, beta2=0.99, flip=True, show_ema=True)
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=0.5, diff_augment=True)
-BEST_INFOGAN |= dict(d_batch_norm=False, d_rate=0.5, lambda_r1=0.1)
-BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=2000)
-BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=2.0)
+BEST_INFOGAN |= dict(d_batch_norm=False, lambda_r1=0.1, reward_noise=False)
+BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=8000)
+BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=0.5)
 RECIPES = {
     "document": dict(infogan=INFOGAN, began=BEGAN, info_began=BEGAN),
     "best": dict(infogan=BEST_INFOGAN, began=BEST_BEGAN, info_began=BEST_INFO_BEGAN),
 }
-FACTS = ("d_batch_norm", "d_rate", "beta2", "lambda_r1", "taper", "depth")  # of a recipe, for each model
+FACTS = ("d_batch_norm", "d_rate", "beta2", "lambda_r1", "taper", "depth", "reward_noise")  # of a recipe and a model
 # The best for digits, which are neither mirrored nor recoloured, but slanted and stretched.
 DIGITS = dict(hidden=32, batch_size=64, learning_rate=0.0005, lambda_noise=0.1, lambda_rec=0.0)
 DIGITS |= dict(flip=False, deform=True, diff_augment=False, show_ema=True)
-DIGIT_READER = dict(lambda_digit=1.0, d_rate=2.0, beta2=0.999)  # infogan
+DIGIT_READER = dict(lambda_digit=1.0, d_rate=2.0, beta2=0.999, reward_noise=True)  # infogan
 TRAIN_SIZE = dict(document="0.5", best="1.0")
 PREDICTORS = dict(  # of --run train_predictor
     document=dict(learning_rate=0.002, lambda_code=0.0, lambda_noise=0.0),
@@ -119,7 +120,7 @@ def parse_args(argv=None):
     add("--hidden", type=up_to(1024), help="channels of the largest maps (128, infogan 64; best: 32, 64)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=16).add_argument
-    add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 2000)")
+    add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 8000)")
     add("--reconstruction", choices=RECONSTRUCTIONS, help="loss of pictures repeated (document: msssim)")
     add("--gamma", type=rate, help="BEGAN's balance: low sharp, high diverse (document: 0.5, best: 0.7)")
     add("--lambda_k", type=rate, help="step of BEGAN's k (document: 0.001, best: 0.02)")
@@ -148,6 +149,8 @@ def defaults(first):
     """What the chosen model, recipe, data and verb set; first: the flags at a first reading."""
     chosen = RECIPES[first.recipe][first.model] | dict(train_size=TRAIN_SIZE[first.recipe], image_size=64)
     chosen |= dict(categorical="10" if first.model == "infogan" else "none", continuous=2 * (first.model != "began"))
+    if first.recipe == "best" and first.model == "infogan":  # the rate that D can stand falls with its width
+        chosen["d_rate"] = min(1.0, 32 / (first.hidden or chosen["hidden"]))
     if first.data != "celeba":
         chosen |= dict(image_size=32, dataset_name=first.data)
         if first.recipe == "best":
@@ -221,16 +224,17 @@ def began_step(args, gan, g_optimizer, d_optimizer, mine, k, x):
         losses["rec"] = rec[0]
         loss = loss + args.lambda_rec * rec[0] + prior_distance(z_hat, z, directions)
 
-    # 3. The latent of generated pictures read in them; then both networks are moved
+    # 3. The latent of generated pictures read in them; then both networks are moved. The noise is D's to read, since
+    #    faces look less real where G is rewarded for it: its loss comes last, when G has its gradient
     code_loss, noise_loss = gan.latent.losses(raw.float(), z)
     if gan.latent.code_size:
         losses["code"] = code_loss
         loss = loss + args.lambda_code * code_loss
+    loss.backward(retain_graph=True)
+    x_fake.backward(seen.grad)
     if reads_noise(args):
         losses["noise"] = noise_loss
-        loss = loss + args.lambda_noise * noise_loss
-    loss.backward()
-    x_fake.backward(seen.grad)
+        (args.lambda_noise * noise_loss).backward()
     for optimizer in (g_optimizer, d_optimizer):
         plumbing.average_gradients(optimizer)
         optimizer.step()

@@ -530,6 +530,33 @@ def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, 
     assert same(*results)
 
 
+@pytest.mark.parametrize(("model", "recipe", "rewarded"), [
+    ("infogan", "document", True), ("infogan", "best", False), ("info_began", "best", False)])  # fmt: skip
+def test_who_is_moved_by_the_noise_that_is_read(model, recipe, rewarded):
+    """The discriminator always; the generator, whose faces suffer from it, by the document's InfoGAN alone."""
+    results = []
+    for weight in (0.2, 5):
+        flags = ["--dataset_dir=x", f"--model={model}", f"--recipe={recipe}", f"--lambda_noise={weight}"]
+        args = script.parse_args([*flags, "--image_size=32", "--hidden=8", "--batch_size=4"])
+        torch.manual_seed(0)
+        gan, x = make_gan(args, torch.device("cpu"), contextlib.nullcontext), torch.rand(4, 3, 32, 32) * 2 - 1
+        optimizers = [make_adam(network.parameters(), 0.01, 0.5) for network in (gan.generator, gan.discriminator)]
+        if model == "infogan":
+            infogan_step(args, gan, *optimizers, slice(0, 4), torch.full((), 0.5), x.clone(), x)
+        else:
+            script.began_step(args, gan, *optimizers, slice(0, 4), torch.full((), 0.5), x)
+        results.append([network.state_dict() for network in (gan.generator, gan.discriminator)])
+    (generator, discriminator), others = results
+    assert same(generator, others[0]) is not rewarded and not same(discriminator, others[1])
+
+
+@pytest.mark.parametrize(("recipe", "flags", "rate"), [
+    ("document", [], 1), ("best", [], 0.5), ("best", ["--hidden=40"], 0.8), ("best", ["--hidden=16"], 1),
+    ("best", ["--data=digits", "--hidden=16"], 2)])  # fmt: skip
+def test_a_wide_infogan_has_a_slower_discriminator(recipe, flags, rate):
+    assert script.parse_args(["--model=infogan", f"--recipe={recipe}", "--dataset_dir=x", *flags]).d_rate == rate
+
+
 def test_rates_are_halved_down_to_the_floor():
     args = argparse.Namespace(learning_rate=0.0003, decay_every=100)
     rates = [rate_at(args, step) for step in (1, 99, 100, 200, 300, 9999)]
