@@ -50,7 +50,8 @@ INFOGAN = dict(
     reward_noise=True,
 )  # fmt: skip
 BEGAN = INFOGAN | dict(hidden=128, batch_size=16, learning_rate=0.0001, lambda_code=0.1, lambda_noise=0.0)
-# Why beta2, and infogan's d_rate and penalty: README, Results, and face_math's.
+BEGAN |= dict(reward_noise=False)
+# Why beta2, reward_noise, and infogan's d_rate and penalty: README, Results, and face_math's.
 BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, beta2=0.99, flip=True, show_ema=True)
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=0.5, diff_augment=True)
 BEST_INFOGAN |= dict(d_batch_norm=False, lambda_r1=0.1, reward_noise=False)
