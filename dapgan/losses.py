@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-RECONSTRUCTIONS = ("msssim", "msssim_l1", "l1")
+RECONSTRUCTIONS = ("msssim", "msssim_l1", "l1", "detail")
 
 
 @lru_cache
@@ -56,12 +56,23 @@ def reconstruction_loss(x_hat, x, kind):
     """How far pictures are from the ones they repeat, (N, 3, S, S) in [-1, 1]: (N,), 0 where they are equal.
 
     "msssim" is the document's, 1 - MS-SSIM; "l1" BEGAN's, of pictures in [0, 1]; "msssim_l1" is that and a quarter of
-    the other, which has a gradient everywhere, sees colours (MS-SSIM alone hardly does) and weighs structure.
+    the other, which has a gradient everywhere, sees colours (MS-SSIM alone hardly does) and weighs structure; "detail"
+    is that and twice the L1 of the finest level of the Laplacian pyramid (after GLO, arXiv 1707.05776, which takes all
+    levels): what a BEGAN's discriminator may leave soft, its generator never draws.
     """
     if kind == "msssim":
         return 1 - ms_ssim(x_hat, x)
-    l1 = (x_hat.float() - x.float()).abs().mean((1, 2, 3)) / 2
-    return l1 if kind == "l1" else l1 + (1 - ms_ssim(x_hat, x)) / 4
+    error = (x_hat.float() - x.float()) / 2
+    l1 = error.abs().mean((1, 2, 3))
+    if kind == "l1":
+        return l1
+    loss = l1 + (1 - ms_ssim(x_hat, x)) / 4
+    return loss + 2 * finest(error).abs().mean((1, 2, 3)) if kind == "detail" else loss
+
+
+def finest(x):
+    """What pictures (N, 3, S, S) show beyond themselves at half the size: their Laplacian pyramid's first level."""
+    return x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
 
 
 def prior_distance(z_hat, z, directions):

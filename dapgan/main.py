@@ -56,6 +56,7 @@ BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, beta2=0.99, flip=T
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=0.5, diff_augment=True)
 BEST_INFOGAN |= dict(d_batch_norm=False, lambda_r1=0.1, reward_noise=False)
 BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=8000)
+BEST_BEGAN |= dict(reconstruction="detail")
 BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=0.5)
 RECIPES = {
     "document": dict(infogan=INFOGAN, began=BEGAN, info_began=BEGAN),
@@ -69,7 +70,7 @@ DIGIT_READER = dict(lambda_digit=1.0, d_rate=2.0, beta2=0.999, reward_noise=True
 TRAIN_SIZE = dict(document="0.5", best="1.0")
 PREDICTORS = dict(  # of --run train_predictor
     document=dict(learning_rate=0.002, lambda_code=0.0, lambda_noise=0.0),
-    best=dict(learning_rate=0.0005, lambda_code=0.1, lambda_noise=0.5),
+    best=dict(learning_rate=0.0005, lambda_code=0.1, lambda_noise=0.5, reconstruction="msssim_l1"),
 )
 
 

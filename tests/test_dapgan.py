@@ -264,6 +264,10 @@ def test_losses_by_hand():
     assert reconstruction_loss(x_hat, x, "msssim").item() == pytest.approx(flat, abs=5e-4)
     mixed = reconstruction_loss(x_hat, x, "msssim_l1").item()
     assert mixed == pytest.approx(flat / 4 + 0.25, abs=5e-4)
+    assert reconstruction_loss(x_hat, x, "detail").item() == pytest.approx(mixed), "what is flat has no detail"
+    x_hat = x_hat * (1 - 2 * (torch.arange(32)[:, None] + torch.arange(32)).remainder(2))
+    found = reconstruction_loss(x_hat, x, "detail") - reconstruction_loss(x_hat, x, "msssim_l1")
+    assert found.item() == pytest.approx(2 * 0.25), "a chessboard is nothing else"
     real, fake = torch.tensor([2.0, 0.0]), torch.tensor([-1.0, 1000.0])
     expected = (math.log(1 + math.exp(-2)) + math.log(2)) / 2 + (math.log(1 + math.exp(-1)) + 1000) / 2
     assert discriminator_loss(real, fake).item() == pytest.approx(expected)
