@@ -55,7 +55,7 @@ BEGAN |= dict(reward_noise=False)
 BEST = dict(reconstruction="msssim_l1", learning_rate=0.0005, beta2=0.99, flip=True, show_ema=True)
 BEST_INFOGAN = INFOGAN | BEST | dict(batch_size=32, lambda_rec=0.5, diff_augment=True)
 BEST_INFOGAN |= dict(d_batch_norm=False, lambda_r1=0.1, reward_noise=False)
-BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=0.7, lambda_k=0.02, decay_every=8000)
+BEST_BEGAN = BEGAN | BEST | dict(hidden=32, taper=True, depth=1, gamma=1.0, lambda_k=0.02, decay_every=8000)
 BEST_BEGAN |= dict(reconstruction="detail")
 BEST_INFO_BEGAN = BEST_BEGAN | dict(lambda_noise=0.2, lambda_rec=0.5)
 RECIPES = {
@@ -124,7 +124,7 @@ def parse_args(argv=None):
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=16).add_argument
     add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 8000)")
     add("--reconstruction", choices=RECONSTRUCTIONS, help="loss of pictures repeated (document: msssim)")
-    add("--gamma", type=rate, help="BEGAN's balance: low sharp, high diverse (document: 0.5, best: 0.7)")
+    add("--gamma", type=rate, help="BEGAN's balance: low smooth, 1 as busy as faces are (document: 0.5, best: 1)")
     add("--lambda_k", type=rate, help="step of BEGAN's k (document: 0.001, best: 0.02)")
     add("--lambda_code", type=weight, help="weight of reading the code (document: 0.1, infogan 1)")
     add("--lambda_noise", type=weight, help="weight of reading the noise (document: 0, infogan 1)")

@@ -605,7 +605,7 @@ def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
     assert "resuming" in capsys.readouterr().out
     assert len(list((copied / "samples" / NAME).glob("0*.png"))) == 5
     assert call(*flags, "--epoch=6", "--gamma=0.6") == 2
-    assert "gamma was 0.7, now 0.6" in capsys.readouterr().err
+    assert "gamma was 1.0, now 0.6" in capsys.readouterr().err
 
 
 def test_a_gan_that_begins_anew_says_what_becomes_of_its_predictor(copied, faces, capsys):
