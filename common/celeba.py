@@ -35,6 +35,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from PIL import Image
 from tqdm import tqdm
 
@@ -1010,6 +1011,18 @@ def normalise(pixels):
 def to_tensor(images, device="cpu"):
     """Pictures (N, H, W, 3) uint8 as a tensor (N, 3, H, W) float32 in [-1, 1] on the device, channels_last."""
     return normalise(torch.from_numpy(np.array(images)).to(device))
+
+
+def augment(x, numbers, most=0.06):
+    """Random similarity transforms of x (N, 3, H, W): rotation, scale and shift, each uniform up to `most`.
+
+    Rotation in radians, shift as a share of half the picture; edges are reflected. numbers: (4, N) in [0, 1).
+    """
+    angle, scale, right, down = (numbers * 2 - 1) * most
+    cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
+    rows = [torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
 
 
 def face_weights(size, box, on_face, around, shrink=1, device="cpu"):

@@ -26,7 +26,7 @@ from dapgan.faces import (
     shuffled,
 )
 from dapgan.loading import load_pictures, load_reader, load_records, run_name
-from dapgan.plumbing import need_data, output_folder, place, save_sheet
+from dapgan.plumbing import need_data, output_folder, place, save_sheet, unpacked
 
 TRIES = 10  # pictures made for each one wanted before the gates are said to be too strict
 FEWEST, MOST = 60, 7000  # training faces, without labels, that are needed at least and taken at most
@@ -65,11 +65,13 @@ class Unlabelled:
 
     @classmethod
     def restore(cls, numbers, device):
-        """What had these numbers(), in half precision or not."""
+        """What had these numbers(), in half precision or packed, or not."""
         known = cls.__new__(cls)
         known.middle = restored(FaceMiddle, numbers["middle"], device)
         known.linear = restored(LinearFaces, numbers["linear"], device)
-        known.root, known.looks, known.odd = (numbers[name].float().to(device) for name in ("root", "looks", "odd"))
+        known.root, known.looks, known.odd = (
+            unpacked(numbers[name]).float().to(device) for name in ("root", "looks", "odd")
+        )
         return known
 
 

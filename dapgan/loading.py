@@ -103,9 +103,15 @@ class GAN:
     @torch.no_grad()
     def read(self, x):
         """Pictures (N, 3, S, S) -> the latents (N, L) that are read in them, in chunks, in eval mode."""
-        self.reader.eval()
+        self.generator.eval()
+        reader = self.reader.eval()
+        how = [self.draw] if reader is self.predictor else []
         with self.autocast():
-            return torch.cat([self.latent.squash(self.reader.read(x[part]).float()) for part in in_chunks(x)])
+            return torch.cat([self.latent.squash(reader.read(x[part], *how).float()) for part in in_chunks(x)])
+
+    def draw(self, raw):
+        """What a reader gives (N, L), without bounds -> pictures (N, 3, S, S), with gradients."""
+        return self.generator(self.latent.squash(raw.float()))
 
 
 def make_gan(flags, device, autocast):
@@ -145,10 +151,10 @@ def draw(args, gan, mine, share=None):
     return z, moves, numbers, directions
 
 
-def make_predictor(flags, latent):
+def make_predictor(flags, latent, corrections=0):
     """A predictor for the GAN whose flags are given."""
     shape = flags.image_size, flags.hidden, flags.taper, flags.depth
-    return Predictor(flags.model, latent, *shape, flags.d_batch_norm, reads_noise(flags))
+    return Predictor(flags.model, latent, *shape, flags.d_batch_norm, reads_noise(flags), corrections)
 
 
 def version_of(weights):
@@ -222,7 +228,24 @@ def load_model(args):
         print(f"predictor {path} inverts another generator, so it is not used: --run train_predictor again")
         return gan
     print(f"predictor {path}: step {content['state']['step']}")
-    return replace(gan, predictor=freeze(make_predictor(gan.flags, gan.latent), content, "predictor", path, device))
+    return replace(gan, predictor=saved_predictor(gan, path, content))
+
+
+def saved_predictor(gan, path, content):
+    """The predictor of a model file or checkpoint, with as many corrections as it was trained with."""
+    predictor = make_predictor(gan.flags, gan.latent, content["args"].get("corrections", 0))
+    return freeze(predictor, content, "predictor", path, gan.device)
+
+
+def reader_to_start(args, gan):
+    """What a predictor starts from: that of --start_from, else a discriminator that reads all of the latent, else None.
+
+    InputError: --start_from is no predictor, or one of another shape.
+    """
+    if args.start_from:
+        path = Path(args.start_from)
+        return saved_predictor(gan, path, read_checkpoint(path))
+    return gan.discriminator if reads_noise(gan.flags) else None
 
 
 def load_reader(args):

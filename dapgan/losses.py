@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-RECONSTRUCTIONS = ("msssim", "msssim_l1", "l1", "detail")
+RECONSTRUCTIONS = ("msssim", "msssim_l1", "l1", "l2", "detail")
 
 
 @lru_cache
@@ -55,17 +55,17 @@ def alike(of_both, constant):
 def reconstruction_loss(x_hat, x, kind):
     """How far pictures are from the ones they repeat, (N, 3, S, S) in [-1, 1]: (N,), 0 where they are equal.
 
-    "msssim" is the document's, 1 - MS-SSIM; "l1" BEGAN's, of pictures in [0, 1]; "msssim_l1" is that and a quarter of
-    the other, which has a gradient everywhere, sees colours (MS-SSIM alone hardly does) and weighs structure; "detail"
-    is that and twice the L1 of the finest level of the Laplacian pyramid (after GLO, arXiv 1707.05776, which takes all
-    levels): what a BEGAN's discriminator may leave soft, its generator never draws.
+    "msssim" is the document's, 1 - MS-SSIM; "l1" BEGAN's, of pictures in [0, 1]; "l2" the squared error of these;
+    "msssim_l1" is l1 and a quarter of msssim, which has a gradient everywhere, sees colours (MS-SSIM alone hardly does)
+    and weighs structure; "detail" is that and twice the L1 of the finest level of the Laplacian pyramid (after GLO,
+    arXiv 1707.05776, which takes all levels): what a BEGAN's discriminator may leave soft, its generator never draws.
     """
     if kind == "msssim":
         return 1 - ms_ssim(x_hat, x)
     error = (x_hat.float() - x.float()) / 2
     l1 = error.abs().mean((1, 2, 3))
-    if kind == "l1":
-        return l1
+    if kind in ("l1", "l2"):
+        return l1 if kind == "l1" else error.square().mean((1, 2, 3))
     loss = l1 + (1 - ms_ssim(x_hat, x)) / 4
     return loss + 2 * finest(error).abs().mean((1, 2, 3)) if kind == "detail" else loss
 

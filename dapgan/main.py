@@ -68,9 +68,10 @@ DIGITS = dict(hidden=32, batch_size=64, learning_rate=0.0005, lambda_noise=0.1, 
 DIGITS |= dict(flip=False, deform=True, diff_augment=False, show_ema=True)
 DIGIT_READER = dict(lambda_digit=1.0, d_rate=2.0, beta2=0.999, reward_noise=True)  # infogan
 TRAIN_SIZE = dict(document="0.5", best="1.0")
-PREDICTORS = dict(  # of --run train_predictor
-    document=dict(learning_rate=0.002, lambda_code=0.0, lambda_noise=0.0),
-    best=dict(learning_rate=0.0005, lambda_code=0.1, lambda_noise=0.5, reconstruction="msssim_l1"),
+PREDICTOR = dict(lambda_code=0.0, lambda_noise=0.0)  # of --run train_predictor
+PREDICTORS = dict(
+    document=PREDICTOR | dict(learning_rate=0.002),
+    best=PREDICTOR | dict(learning_rate=0.0005, beta2=0.99, reconstruction="l2", corrections=3, shift=0.06),
 )
 
 
@@ -120,6 +121,7 @@ def parse_args(argv=None):
     add("--categorical", type=classes, help="classes of its one-hot components: 10 or 10,10; none (infogan: 10)")
     add("--continuous", type=up_to(1024, least=0), help="its continuous code numbers (default: 2; began: 0)")
     add("--hidden", type=up_to(1024), help="channels of the largest maps (128, infogan 64; best: 32, 64)")
+    add("--corrections", type=up_to(16, least=0), help="train_predictor: looks after the first (best: 3)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=16).add_argument
     add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 8000)")
@@ -131,6 +133,7 @@ def parse_args(argv=None):
     add("--lambda_rec", type=weight, help="weight of real pictures, read and made anew (document: 0)")
     add("--lambda_digit", type=weight, help="digits: weight of reading real ones (best: 1)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
+    add("--shift", type=weight, help="train_predictor: rotate, scale, shift by up to this share (best: 0.06)")
     add("--deform", **SWITCH, help="slant and stretch real digits at random (best: True)")
     add("--diff_augment", **SWITCH, help="infogan: augmented pictures for a D that knows its own by heart (best)")
     add("--show_ema", **SWITCH, help="test and keep the running mean of the weights (best: True)")
@@ -138,6 +141,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
+    add("--start_from", type=path, help="train_predictor: model file or checkpoint of another to start from")
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
@@ -159,7 +163,7 @@ def defaults(first):
             chosen |= DIGITS | (DIGIT_READER if first.model == "infogan" else {})
     if first.run == "train_predictor":
         chosen |= PREDICTORS[first.recipe] | dict(deform=False, lambda_digit=0.0)
-    return chosen
+    return dict(corrections=0, shift=0.0) | chosen
 
 
 def check(args):

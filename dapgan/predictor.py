@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from common.celeba import batches, to_tensor
-from dapgan.loading import load_gan, load_records, make_predictor, predictor_run, rate_at, reads_noise, split
+from common.celeba import augment, batches, to_tensor
+from dapgan.loading import load_gan, load_records, make_predictor, predictor_run, rate_at, reader_to_start, split
 from dapgan.losses import reconstruction_loss
 from dapgan.plumbing import (
     Journal,
@@ -25,21 +25,23 @@ from dapgan.plumbing import (
 
 def predictor_step(args, gan, optimizer, mine, x):
     """One update of the predictor on real pictures x, and on the generator's own; returns the losses by name."""
-    latent, generator, predictor = gan.latent, gan.generator, gan.predictor
+    latent, predictor = gan.latent, gan.predictor
     z = latent.draw(args.batch_size, device=gan.device)[mine]
+    if args.shift:  # every process draws the whole batch's numbers and takes its slice
+        x = augment(x, torch.rand(4, args.batch_size, device=gan.device)[:, mine], args.shift)
     predictor.train()
 
     # Predictor: the real picture again, and the latent of a generated one
     with gan.autocast():
-        x_hat = generator(latent.squash(predictor.read(x).float()))
+        x_hat = gan.draw(predictor.read(x, gan.draw))
     losses = dict(rec=reconstruction_loss(x_hat, x, args.reconstruction).mean())
     loss = losses["rec"]
     if args.lambda_code or args.lambda_noise:
         with torch.no_grad(), gan.autocast():
-            x_fake = generator(z).float()
+            x_fake = gan.generator(z).float()
         with gan.autocast():
-            raw = predictor.read(x_fake)
-        losses["code"], losses["noise"] = latent.losses(raw.float(), z)
+            raw = predictor.read(x_fake, gan.draw)
+        losses["code"], losses["noise"] = latent.losses(raw, z)
         loss = loss + args.lambda_code * losses["code"] + args.lambda_noise * losses["noise"]
     descend(loss, optimizer)
     return losses
@@ -48,8 +50,8 @@ def predictor_step(args, gan, optimizer, mine, x):
 def train_predictor(args):
     """Train the predictor: real pictures, read and made anew by the generator, which is left as it is.
 
-    With lambda_code and lambda_noise it also learns from the generator's own pictures, whose latents are known. Where
-    the discriminator reads all of the latent already, the predictor starts as its copy.
+    With lambda_code and lambda_noise it also learns from the generator's own pictures, whose latents are known. It
+    starts from the predictor that the flags name, else as a copy of a discriminator that reads all of the latent.
     """
     device, autocast, rank, world = setup(args)
     gan = load_gan(args, device, autocast)
@@ -61,14 +63,13 @@ def train_predictor(args):
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    predictor = make_predictor(gan.flags, gan.latent)
-    if reads_noise(gan.flags):
-        known = gan.discriminator.state_dict()
-        predictor.load_state_dict({name: known[name] for name in predictor.state_dict()})
+    predictor, first = make_predictor(gan.flags, gan.latent, args.corrections), reader_to_start(args, gan)
+    if first:
+        predictor.start_as(first.state_dict())
     gan.predictor = predictor.to(device, memory_format=torch.channels_last)
     ema = make_ema(predictor)
     shown = replace(gan, predictor=ema if args.show_ema else predictor)
-    optimizer = make_adam(predictor.parameters(), args.learning_rate, args.beta1)
+    optimizer = make_adam(predictor.parameters(), args.learning_rate, args.beta1, args.beta2)
 
     # Logbook
     about = f"{len(rows)} training and {len(x_real)} validation pictures"
@@ -86,7 +87,7 @@ def train_predictor(args):
     def look_on(chosen):
         """What a step reads, by the running mean."""
         with autocast():
-            ema.read(to_tensor(records.images[chosen], device))
+            ema.read(to_tensor(records.images[chosen], device), gan.draw)
 
     step = replayed(step, device)
     for number in journal.steps():

@@ -41,7 +41,7 @@ def known_faces(args, gan):
     numbers = known.numbers()
     if reader:
         numbers |= dict(names=reader.names, weights=reader.weights, accuracy=accuracy)
-    return smaller(numbers)
+    return smaller(numbers) | dict(looks=packed(numbers["looks"].cpu()))  # the largest: a row of numbers a face
 
 
 def smaller(numbers):

@@ -1,12 +1,14 @@
 """Further trainings: an encoder that inverts the GAN's generator, and the VAE that both are compared with."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
-from common.celeba import batches, to_tensor
+from common.celeba import augment, batches, to_tensor
 from face_math.holes import make_hole, random_holes
-from face_math.loading import beside, generate, load_records, make_encoder, make_vae, repeat, split
-from face_math.model import draw_z, kl_divergence
+from face_math.loading import beside, generate, load_records, make_encoder, make_vae, repeat, saved_encoder, split
+from face_math.model import kl_divergence
 from face_math.plumbing import (
     Journal,
     descend,
@@ -14,6 +16,7 @@ from face_math.plumbing import (
     make_ema,
     psnr,
     replayed,
+    set_rate,
     settle,
     setup,
     slice_of,
@@ -22,15 +25,16 @@ from face_math.plumbing import (
 from face_math.sheets import show_repeated
 from face_math.trained import load_model, take_shape
 
-HOLES = 0.5  # train_encoder: the share of faces that are shown with a hole
+HOLES = 0.25  # train_encoder: the share of faces that are shown with a hole
 LAMBDA_KL = 0.1  # train_vae: weight of the divergence of all numbers, by the squared error of all
 
 
 def train_encoder(args):
     """Train an encoder to invert the GAN's generator, which is left as it is.
 
-    It learns from generated faces (give z back) and from real ones (the generator has to repeat them), some of them
-    with a hole, so that it can also start the search that fills one.
+    It learns from real faces, which the generator has to repeat, some of them with a hole, so that it can also start
+    the search that fills one. Its first weights are those of --start_from, else those of the encoder that the GAN has
+    learned with, if it has.
     """
     device, autocast, rank, world = setup(args)
     gan = load_model(args, device, autocast)
@@ -43,11 +47,14 @@ def train_encoder(args):
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    generator, encoder = gan.generator, (gan.encoder or make_encoder(args)).requires_grad_(True)
+    generator, encoder = gan.generator, make_encoder(args, args.corrections)
+    first = saved_encoder(args, args.start_from) if args.start_from else gan.encoder
+    if first:
+        encoder.start_as(first.state_dict())
     encoder.to(device, memory_format=torch.channels_last)
     ema = make_ema(encoder)
     shown = ema if args.show_ema else encoder
-    optimizer = make_adam(encoder.parameters(), args.learning_rate, args.beta1)
+    optimizer = make_adam(encoder.parameters(), args.learning_rate, args.beta1, args.beta2)
 
     # Logbook
     parts = dict(encoder=encoder, ema_encoder=ema, optimizer=optimizer)
@@ -58,29 +65,28 @@ def train_encoder(args):
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
     def step(x):
-        """Encoder: the z of a generated face, and one that gives the real face, hole or not."""
+        """Encoder: a z that gives the real face, hole or not."""
         # Every process draws the whole batch's numbers and takes its slice.
-        z = draw_z(args.batch_size, args.z_size, device=device)[mine]
         known = random_holes(args.batch_size, args.image_size, device=device)[mine]
         whole = torch.rand(args.batch_size, 1, 1, 1, device=device)[mine] >= HOLES
+        x = augment(x, torch.rand(4, args.batch_size, device=device)[:, mine], args.shift)
         encoder.train()
         with autocast():
-            x_fake = gan.decode(z)
-            z_hat = encoder(torch.cat([x * (known + whole).clamp(max=1), x_fake])).float()
-            x_hat = generator(z_hat[: len(x)]).float()
-        rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_hat[len(x) :], z)
-        descend(args.lambda_rec * rec_loss + z_loss, optimizer)
+            x_hat = generator(encoder(x, generator, (known + whole).clamp(max=1))).float()
+        rec_loss = F.mse_loss(x_hat, x)
+        descend(rec_loss, optimizer)
         update_ema(ema, encoder, journal.now)
-        return dict(rec=rec_loss, z=z_loss)
+        return dict(rec=rec_loss)
 
     def look_on(chosen):
         """What a step reads, by the running mean."""
         with autocast():
-            x_fake = gan.decode(draw_z(len(chosen), args.z_size, device=device))
-            ema(torch.cat([to_tensor(records.images[chosen], device), x_fake]))
+            ema(to_tensor(records.images[chosen], device), generator)
 
     step = replayed(step, device)
-    for _ in journal.steps():
+    around = ~make_hole("center", args.image_size).to(device)
+    for number in journal.steps():
+        set_rate(optimizer, args.learning_rate * (1 + math.cos(math.pi * number / journal.planned)) / 2)
         losses = step(next(stream)[0])
 
         # What is due: numbers, a sheet, a checkpoint
@@ -89,9 +95,10 @@ def train_encoder(args):
         if rank == 0 and args.show_ema and journal.looked_at:
             settle([ema], look_on, rows, args.batch_size)
         if rank == 0 and journal.sheet_due:
-            hidden = x_real[:32] * ~make_hole("center", args.image_size).to(device)
-            x_hat, filled = (repeat(generator, shown, x, autocast) for x in (x_real, hidden))
-            found = show_repeated(journal, x_real, x_hat, {"With a hole": hidden, "Filled": filled})
+            x_hat = repeat(generator, shown, x_real, autocast, generator)
+            filled = repeat(generator, shown, x_real[:32], autocast, generator, around)
+            rows_below = {"With a hole": x_real[:32] * around, "Filled": filled}
+            found = show_repeated(journal, x_real, x_hat, rows_below)
         journal.save({"encoder": shown}, **found)
     journal.close(said)
 

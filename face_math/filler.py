@@ -31,7 +31,9 @@ def train_filler(args):
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    networks = dict(encoder=gan.encoder or make_encoder(args), generator=gan.generator)
+    networks = dict(encoder=make_encoder(args), generator=gan.generator)
+    if gan.encoder:
+        networks["encoder"].start_as(gan.encoder.state_dict())
     for network in networks.values():
         network.requires_grad_(True).to(device, memory_format=torch.channels_last)
     encoder, generator = networks.values()

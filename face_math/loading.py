@@ -10,7 +10,7 @@ from common.celeba import SQUARE, find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from face_math.model import Discriminator, Encoder, Generator
-from face_math.plumbing import fill, in_chunks, need_data, output_folder, place, read_checkpoint, run_name
+from face_math.plumbing import fill, in_chunks, need_data, output_folder, place, read_checkpoint, run_name, shown_part
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Places and data
@@ -96,16 +96,19 @@ def generate(generator, z, autocast):
 
 
 @torch.no_grad()
-def encode(encoder, x, autocast):
-    """Pictures (N, 3, S, S) -> z (N, z_size), in chunks, in eval mode; of a VAE's encoder mean and log variance."""
+def encode(encoder, x, autocast, *how):
+    """Pictures (N, 3, S, S) -> z (N, z_size), in chunks, in eval mode; of a VAE's encoder mean and log variance.
+
+    how: what else the encoder is called with: the generator, if it is to correct itself, and what of x is known.
+    """
     encoder.eval()
     with autocast():
-        return torch.cat([encoder(x[part]) for part in in_chunks(x)]).float()
+        return torch.cat([encoder(x[part], *how) for part in in_chunks(x)]).float()
 
 
-def repeat(generator, encoder, x, autocast):
+def repeat(generator, encoder, x, autocast, *how):
     """Pictures (N, 3, S, S) as the generator makes them of the encoder's z, of a VAE's the mean; in eval mode."""
-    return generate(generator, encode(encoder, x, autocast)[:, : generator.fc.in_features], autocast)
+    return generate(generator, encode(encoder, x, autocast, *how)[:, : generator.fc.in_features], autocast)
 
 
 def make_generator(flags):
@@ -118,9 +121,16 @@ def make_discriminator(flags, outputs=1):
     return Discriminator(flags.image_size, flags.width, flags.kernel, flags.d_batch_norm, outputs)
 
 
-def make_encoder(flags):
+def make_encoder(flags, corrections=0):
     """An encoder of that shape."""
-    return Encoder(flags.z_size, flags.image_size, flags.width, flags.kernel, flags.d_batch_norm)
+    return Encoder(flags.z_size, flags.image_size, flags.width, flags.kernel, flags.d_batch_norm, corrections)
+
+
+def saved_encoder(flags, path):
+    """The encoder of a model file or checkpoint. InputError: there is none, or one of another shape."""
+    content = read_checkpoint(Path(path))
+    encoder = make_encoder(flags, content["args"].get("corrections", 0))
+    return fill(encoder, content, shown_part(content, "encoder"), path)
 
 
 def make_vae(flags):

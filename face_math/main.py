@@ -65,7 +65,8 @@ RECIPES = {
     ),
 }  # fmt: skip
 # Further trainings' own: of an encoder or a VAE, and of a filler.
-CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True, lambda_rec=20.0)
+CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True)
+ENCODER = dict(CODERS, beta2=0.99, corrections=3, shift=0.06)
 FILLER = dict(CODERS, learning_rate=0.0003, beta1=0.5, beta2=0.99, diff_augment=True, lambda_r1=0.1, lambda_rec=10.0)
 
 
@@ -100,13 +101,14 @@ def defaults(first):
     if first.run == "train_filler":
         chosen |= FILLER
     elif first.run in ("train_encoder", "train_vae"):
-        chosen |= CODERS
+        chosen |= ENCODER if first.run == "train_encoder" else CODERS
     elif first.run != "train":
         chosen |= search
     if first.run == "complete":
         chosen |= COMPLETE[which]
         if (first.start or chosen["start"]) == "filler":
             chosen["n_iter"] = 0
+    chosen = dict(corrections=0, shift=0.0) | chosen
     chosen["search"] = which
     chosen["strengths"] = [1.5] if first.run == "compare" else [-2.0, -1.0, 0.0, 1.0, 2.0]
     return chosen
@@ -140,10 +142,12 @@ def parse_args(argv=None):
     add("--width", type=up_to(512), default=64, help="channels of the largest maps (default: 64)")
     add("--kernel", type=int, choices=(4, 5), help="side of the convolutions (document: 5, best: 4)")
     add("--d_batch_norm", **SWITCH, help="in discriminator and encoder (document: True, best: False)")
+    add("--corrections", type=up_to(16, least=0), help="train_encoder: looks after the first (default: 3)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=25, batch_size=64).add_argument
     add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (1; best: 32 / width, 1 at most)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
+    add("--shift", type=plumbing.weight, help="train_encoder: rotate, scale, shift by this share (default: 0.06)")
     add("--diff_augment", **SWITCH, help="augmented pictures for a D that knows its own by heart (best: True)")
     add("--lambda_r1", type=plumbing.weight, help="gradient penalty on real pictures (document: 0, best: 0.1)")
     add(
@@ -154,7 +158,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
-    add("--start_from", type=path, help="train: model file or checkpoint of a GAN of the same shape to start from")
+    add("--start_from", type=path, help="train, train_encoder: model file or checkpoint to start from")
     add("--all_faces", **SWITCH, default=False, help="every face of a photo, not only the largest")
     add("--minus", type=path, nargs="+", help="arithmetic: pictures to take away from --images")
     add("--plus", type=path, nargs="+", help="arithmetic: pictures to add")

@@ -31,9 +31,10 @@ class Model:
         """z (N, z_size) -> pictures (N, 3, S, S) in [-1, 1]."""
         return generate(self.generator, z, self.autocast)
 
-    def encode(self, x):
-        """Pictures (N, 3, S, S) -> z (N, z_size), of a VAE the mean."""
-        return encode(self.encoder, x, self.autocast)[:, : self.flags.z_size]
+    def encode(self, x, known=1):
+        """Pictures (N, 3, S, S), known where known is 1 (S, S) -> z (N, z_size), of a VAE the mean."""
+        how = [self.generator.eval(), known] if self.discriminator else []
+        return encode(self.encoder, x, self.autocast, *how)[:, : self.flags.z_size]
 
 
 def find_part(args, part=""):
@@ -82,7 +83,8 @@ def load_model(args, device, autocast):
     if content and getattr(saved, "inverts", None) != version and args.run != "train_encoder":
         print(f"encoder {path} inverts another generator, so it is not used: --run train_encoder again")
     elif content and args.run != "train_encoder":
-        model.encoder = restore(make_encoder(flags), content, "encoder", path, device)
+        encoder = make_encoder(flags, getattr(saved, "corrections", 0))
+        model.encoder = restore(encoder, content, "encoder", path, device)
         print(f"encoder {path}: step {content['state']['step']}")
     return model
 

@@ -22,12 +22,12 @@ import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
-from common.celeba import batches, to_tensor, to_uint8
+from common.celeba import augment, batches, to_tensor, to_uint8
 from common.photos import InputError
 from hyperencoder import plumbing
 from hyperencoder.anomaly import anomaly
 from hyperencoder.loading import load_records, make_model, run_name, split, start_at_pca, start_from
-from hyperencoder.model import X_SIZE, augment, map_sizes
+from hyperencoder.model import X_SIZE, map_sizes
 from hyperencoder.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, set_rate, update_ema
 from hyperencoder.reconstruct import test
 from hyperencoder.ship import ship

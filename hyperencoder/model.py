@@ -242,15 +242,3 @@ def fit_pca(x, count):
     components[:rank] = v.T[:rank]
     spread[:rank] = (s[:rank] / math.sqrt(len(x))).clamp(min=1e-3)
     return mean, components, spread
-
-
-def augment(x, numbers, most=0.06):
-    """Random similarity transforms of x (N, 3, H, W): rotation, scale and shift, each uniform up to `most`.
-
-    Rotation in radians, shift as a share of half the picture; edges are reflected. numbers: (4, N) in [0, 1).
-    """
-    angle, scale, right, down = (numbers * 2 - 1) * most
-    cos, sin = (1 + scale) * angle.cos(), (1 + scale) * angle.sin()
-    rows = [torch.stack([cos, -sin, right], 1), torch.stack([sin, cos, down], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), x.shape, align_corners=False)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)

@@ -183,6 +183,36 @@ def test_infogans_networks_have_dcgans_sizes():
     assert grey.shape == (3, 3, 32, 32) and torch.equal(grey[:, 0], grey[:, 2])
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_a_predictor_corrects_what_it_reads_by_what_is_drawn_of_it(linear):
+    """By hand; what is drawn exactly as the picture needs no correction, and without a generator there is none."""
+    torch.manual_seed(0)
+    latent, x, drawn = Latent(5, [3], 2), torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
+    predictor = Predictor("infogan", latent, 32, 4, batch_norm=False, linear=linear, corrections=2)
+    first = predictor.read(x)
+    assert torch.equal(predictor.read(x, lambda raw: drawn), first), "a correction that has learned nothing"
+    torch.nn.init.normal_(predictor.correct.weight, std=0.1)
+    by_one = predictor.correct(predictor.encoder(x) - predictor.encoder(drawn))
+    assert (
+        torch.allclose(predictor.read(x, lambda raw: drawn), first + 2 * by_one, atol=1e-5) and by_one.abs().max() > 0
+    )
+    assert torch.equal(predictor.read(x, lambda raw: x), first) and torch.equal(predictor.read(x), first)
+    seen = []
+    predictor.read(x, lambda raw: seen.append(raw) or drawn)
+    assert torch.allclose(seen[1], first + by_one, atol=1e-5) and len(seen) == 2
+
+    # It may start as one that corrects nothing, and as one that does
+    once = Predictor("infogan", latent, 32, 4, batch_norm=False, linear=linear)
+    again = Predictor("infogan", latent, 32, 4, batch_norm=False, linear=linear, corrections=1)
+    again.start_as(once.state_dict())
+    assert torch.equal(again.read(x), once.read(x))
+    change = again.read(x, lambda raw: drawn) - again.read(x)
+    expected = 0.3 * (once.read(x) - once.read(drawn)) if linear else torch.zeros(4, 10)
+    assert torch.allclose(change, expected, atol=1e-5)
+    again.start_as(predictor.state_dict())
+    assert torch.equal(again.correct.weight, predictor.correct.weight)
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("taper", [True, False])
 def test_gradient_reaches_every_parameter(size, taper):
@@ -260,6 +290,7 @@ def test_a_pictures_opposite_needs_the_l1():
 def test_losses_by_hand():
     x, x_hat = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.5)
     assert reconstruction_loss(x_hat, x, "l1").tolist() == [0.25], "of pictures in [0, 1]"
+    assert reconstruction_loss(x_hat, x, "l2").tolist() == [0.0625]
     flat = 1 - ((2 * 0.5 * 0.75 + 1e-4) / (0.25 + 0.5625 + 1e-4)) ** (0.3001 / (0.0448 + 0.2856 + 0.3001))
     assert reconstruction_loss(x_hat, x, "msssim").item() == pytest.approx(flat, abs=5e-4)
     mixed = reconstruction_loss(x_hat, x, "msssim_l1").item()
@@ -376,7 +407,7 @@ def test_tensorboard_charts(trained):
     assert set(gan.Tags()["scalars"]) == {
         "loss/d", "loss/g", "loss/code", "loss/noise", "loss/rec", "loss/real", "loss/fake", "began/k",
         "began/convergence", "learning_rate", "diversity", "face_distance", "validation/rec"}  # fmt: skip
-    assert set(predictor.Tags()["scalars"]) == {"loss/rec", "loss/code", "loss/noise", "validation/rec"}
+    assert set(predictor.Tags()["scalars"]) == {"loss/rec", "validation/rec"}
     assert gan.Tags()["images"] == predictor.Tags()["images"] == ["images/samples"]
     for name in ("loss/real", "loss/rec"):
         curve = gan.Scalars(name)
@@ -514,7 +545,7 @@ def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, 
         gan, mine = make_gan(args, torch.device("cpu"), autocast), slice(0, 4)
         networks = [gan.generator, gan.discriminator]
         if model == "predictor":
-            networks = [make_predictor(args, gan.latent)]
+            networks = [make_predictor(args, gan.latent, args.corrections)]
             gan = replace(gan, predictor=networks[0])
         optimizers = [make_adam(network.parameters(), 0.01, 0.5) for network in networks]
         if model == "predictor":
@@ -634,6 +665,32 @@ def test_a_predictor_of_another_recipe_than_its_gans_is_another_run(copied, face
     for recipe, name in (([], "_predictor.pt"), (["--recipe=document"], "_predictor_document.pt")):
         assert call(*verb, *recipe, "--method=predictor") == 0
         assert f"{NAME}{name}: step" in capsys.readouterr().out
+
+
+def test_a_predictor_starts_from_another_and_is_read_as_it_was_trained(copied, faces, capsys):
+    """One without corrections, such as were saved before there were any, then one that goes on from it."""
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best", "--run=train_predictor", "--restart"]
+    path, first = copied / f"models/{NAME}_predictor.pt", copied / "first.pt"
+    assert call(*flags, "--corrections=0", "--steps=2") == 0
+    content = read_checkpoint(path)
+    assert not [name for name in content["predictor"] if "correct" in name]
+    del content["args"]["corrections"]
+    torch.save(content, first)
+    shutil.copy(first, path)
+    verb = [*VERB, *places(copied), "--dataset_dir", faces, "--run=recover", "--method=predictor"]
+    assert call(*verb, "--out_dir", copied / "once") == 0
+    more = ["--learning_rate=1e-30", "--steps=1", "--start_from"]
+    assert call(*flags, *more, first) == 0
+    known, found = content["predictor"], read_checkpoint(path)
+    assert all(torch.allclose(found["predictor"][name], known[name], atol=1e-6) for name in known)
+    assert found["args"]["corrections"] == 3 and found["predictor"]["correct.weight"].abs().max() > 0
+    assert call(*verb, "--out_dir", copied / "corrected") == 0
+    once, corrected = (np.load(copied / name / "predictor.npy") for name in ("once", "corrected"))
+    assert np.abs(once - corrected).max() > 1e-4, "three looks more"
+    for wrong in (copied / "none.pt", copied / f"models/{NAME}.pt"):
+        assert call(*flags, *more, wrong) == 2
+        assert str(wrong) in capsys.readouterr().err
+    assert read_checkpoint(path)["state"]["step"] == 1, "nothing was lost to it"
 
 
 # Using the model

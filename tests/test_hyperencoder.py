@@ -22,14 +22,14 @@ from pictures import write_video
 from PIL import Image
 from processes import finish, start, wait_for
 
-from common.celeba import to_tensor, to_uint8
+from common.celeba import augment, to_tensor, to_uint8
 from common.mtcnn import MTCNN, square_around
 from common.photos import InputError
 from hyperencoder import main as script
 from hyperencoder import plumbing
 from hyperencoder.anomaly import ANOMALIES, occluded_eyes, roc_auc, shuffled_blocks
 from hyperencoder.loading import load_records, make_model
-from hyperencoder.model import AutoEncoder, Decoder, Encoder, augment, fit_pca, initialise, map_sizes, resize
+from hyperencoder.model import AutoEncoder, Decoder, Encoder, fit_pca, initialise, map_sizes, resize
 from hyperencoder.plumbing import load_checkpoint, read_checkpoint, save_checkpoint
 from hyperencoder.swap import put_in, swap_faces
 
