@@ -69,9 +69,7 @@ class Unlabelled:
         known = cls.__new__(cls)
         known.middle = restored(FaceMiddle, numbers["middle"], device)
         known.linear = restored(LinearFaces, numbers["linear"], device)
-        known.root, known.looks, known.odd = (
-            unpacked(numbers[name]).float().to(device) for name in ("root", "looks", "odd")
-        )
+        known.root, known.looks, known.odd = (unpacked(numbers[name]).to(device) for name in ("root", "looks", "odd"))
         return known
 
 

@@ -63,9 +63,11 @@ def reconstruction_loss(x_hat, x, kind):
     if kind == "msssim":
         return 1 - ms_ssim(x_hat, x)
     error = (x_hat.float() - x.float()) / 2
+    if kind == "l2":
+        return error.square().mean((1, 2, 3))
     l1 = error.abs().mean((1, 2, 3))
-    if kind in ("l1", "l2"):
-        return l1 if kind == "l1" else error.square().mean((1, 2, 3))
+    if kind == "l1":
+        return l1
     loss = l1 + (1 - ms_ssim(x_hat, x)) / 4
     return loss + 2 * finest(error).abs().mean((1, 2, 3)) if kind == "detail" else loss
 

@@ -26,7 +26,6 @@ from dapgan.plumbing import (
 def predictor_step(args, gan, optimizer, mine, x):
     """One update of the predictor on real pictures x, and on the generator's own; returns the losses by name."""
     latent, predictor = gan.latent, gan.predictor
-    z = latent.draw(args.batch_size, device=gan.device)[mine]
     if args.shift:  # every process draws the whole batch's numbers and takes its slice
         x = augment(x, torch.rand(4, args.batch_size, device=gan.device)[:, mine], args.shift)
     predictor.train()
@@ -37,6 +36,7 @@ def predictor_step(args, gan, optimizer, mine, x):
     losses = dict(rec=reconstruction_loss(x_hat, x, args.reconstruction).mean())
     loss = losses["rec"]
     if args.lambda_code or args.lambda_noise:
+        z = latent.draw(args.batch_size, device=gan.device)[mine]
         with torch.no_grad(), gan.autocast():
             x_fake = gan.generator(z).float()
         with gan.autocast():

@@ -69,7 +69,8 @@ def train_encoder(args):
         # Every process draws the whole batch's numbers and takes its slice.
         known = random_holes(args.batch_size, args.image_size, device=device)[mine]
         whole = torch.rand(args.batch_size, 1, 1, 1, device=device)[mine] >= HOLES
-        x = augment(x, torch.rand(4, args.batch_size, device=device)[:, mine], args.shift)
+        if args.shift:
+            x = augment(x, torch.rand(4, args.batch_size, device=device)[:, mine], args.shift)
         encoder.train()
         with autocast():
             x_hat = generator(encoder(x, generator, (known + whole).clamp(max=1))).float()

@@ -109,8 +109,7 @@ def find_z(args, model, x, hole=None, watch=None):
     how = {name: getattr(args, name) for name in names}
     random = torch.Generator().manual_seed(args.seed)
     if args.start != "random":
-        seen = (guess_hole(model, x, hole), 1) if args.start == "filler" else (x, known)
-        first = model.encode(*seen)
+        first = model.encode(guess_hole(model, x, hole)) if args.start == "filler" else model.encode(x, known)
     z = losses = None
     for restart in range(args.restarts):
         start = draw_z(len(x), args.z_size, random).to(x.device)
