@@ -30,7 +30,7 @@ import scale
 import speed
 
 from common.celeba import CelebA
-from common.photos import InputError, read_image, tolerate_names
+from common.photos import InputError, read_image, run_script, tolerate_names
 from common.synthetic import write
 
 GROUPS = {
@@ -160,11 +160,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: stopped", file=sys.stderr)
-        sys.exit(130)
+    run_script(main)

@@ -18,12 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.quality import load_reader
 from common.celeba import attribute_indices, to_uint8
-from common.photos import InputError
+from common.photos import run_script
 from facegen_attr.asking import test_faces
 from facegen_attr.attributes import exclusions
 from facegen_attr.loading import load_model
 from facegen_attr.main import parse_args
-from facegen_attr.plumbing import fail
 
 
 def main(argv=None):
@@ -62,7 +61,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

@@ -22,14 +22,14 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.quality import balanced, kid, load_features, load_reader
 from common.celeba import attribute_indices, to_tensor, to_uint8
-from common.photos import InputError
+from common.photos import InputError, run_script
 from facegen_attr.asking import draw_requests, seen_together
 from facegen_attr.attributes import mismatched
 from facegen_attr.gan import diversity
-from facegen_attr.loading import attributes_of, load_records, picture_size, read_model, run_name
+from facegen_attr.loading import attributes_of, load_records, picture_size, read_model, run_name, split
 from facegen_attr.main import parse_args
 from facegen_attr.model import start_shape
-from facegen_attr.plumbing import fail, place, save_sheet, setup
+from facegen_attr.plumbing import place, read_checkpoint, save_sheet, setup
 
 COUNT = 500
 
@@ -69,11 +69,16 @@ def main(argv=None):
     rows = records.rows("test")
     faces, real = to_tensor(records.images[rows]), features(records.images[rows])
     c = attributes_of(records, args.attributes)[rows]
-    for epoch in map(int, own.epochs.split(",")):
+    epoch_steps = max(1, len(split(args, records)[0]) // args.batch_size)
+    for epoch in sorted(map(int, own.epochs.split(","))):
         command = [sys.executable, ROOT / "facegen_attr/main.py", *rest, "--epoch", epoch]
         if code := subprocess.run(list(map(str, command))).returncode:
             sys.exit(code)  # it has said why
-        model = read_model(place(args, "checkpoint", run_name(args)), device, autocast)
+        file = place(args, "checkpoint", run_name(args))
+        step, steps = read_checkpoint(file)["state"]["step"], epoch * epoch_steps
+        if step != steps:
+            raise InputError(f"{file} is of step {step}, not of epoch {epoch}, {steps}: give another --checkpoint_dir")
+        model = read_model(file, device, autocast)
         rounds = rounds_of(args, model, faces, c)
         for number, (x, asked) in enumerate(rounds):
             images, rate = to_uint8(x), float("nan")
@@ -90,7 +95,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

@@ -16,12 +16,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common.celeba import to_tensor, to_uint8
-from common.photos import InputError, save_pictures, write_table
+from common.photos import InputError, run_script, save_pictures, write_table
 from face_math.complete import fill_hole, hole_error, read_hole, telea
 from face_math.loading import load_pictures, load_records, results_folder, training_faces, training_rows
 from face_math.main import parse_args
 from face_math.model import components
-from face_math.plumbing import fail, psnr, save_sheet
+from face_math.plumbing import psnr, save_sheet
 from face_math.trained import prepare
 
 
@@ -78,7 +78,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

@@ -32,7 +32,7 @@ import quality
 
 from common.celeba import ATTRIBUTES, CROPS, HEIGHT, WIDTH, CelebA, attribute_indices, pack, parse_condition
 from common.mtcnn import paste, rescale, soft_box, warp
-from common.photos import InputError, check_writable
+from common.photos import check_writable, run_script
 from deep_makeover.loading import MODES, load_model, make_over, read_box, sides, take
 from deep_makeover.main import parse_args
 from deep_makeover.measure import request_of, test
@@ -265,8 +265,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -27,7 +27,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from common.photos import InputError
+from common.photos import InputError, run_script
 from hyperencoder.plumbing import boolean, fail, number, path
 
 BEST = "--recipe best"
@@ -180,7 +180,8 @@ def main(argv=None):
         short = ["python", f"{project}/main.py", *line[1].split()]
         where = [*places(args, project), "--out_dir", str(folder.absolute()), "--overwrite"]
         before = {made: made.stat().st_mtime_ns for made in folder.glob("*.pt")}
-        if run([*short, *where, *shlex.split(args.flags)])[0]:
+        if code := run([*short, *where, *shlex.split(args.flags)])[0]:
+            failed.append(f"{' '.join(short)} ended with exit code {code}")
             continue
         for made in sorted(folder.glob("*.pt")):
             name = f"{project}/{made.stem}"
@@ -195,9 +196,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
-    except KeyboardInterrupt:
-        sys.exit(fail("stopped; the same command goes on", code=130))
+    run_script(main)

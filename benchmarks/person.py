@@ -22,11 +22,11 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.quality import SAME_PERSON, load_features, load_identity
 from common.celeba import CROPS, to_tensor, to_uint8
-from common.photos import InputError
+from common.photos import InputError, run_script
 from dapgan import main as dapgan
 from dapgan.augmentation import Unlabelled, unlabelled_faces, vary_person
 from dapgan.loading import load_reader, run_name
-from dapgan.plumbing import check_places, fail, output_folder, place, save_sheet
+from dapgan.plumbing import check_places, output_folder, place, save_sheet
 from dapgan.summary import interval
 
 
@@ -127,7 +127,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

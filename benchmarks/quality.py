@@ -47,7 +47,7 @@ from common.celeba import (
     parse_condition,
     to_tensor,
 )
-from common.photos import IMAGE_TYPES, InputError, read_image
+from common.photos import IMAGE_TYPES, InputError, check_writable, fail, read_image, run_script
 
 MAIN = "Male,Smiling,Black_Hair,Blond_Hair,Eyeglasses,No_Beard,Wearing_Hat,Young"
 SAME_PERSON = 0.6  # dlib's own threshold on the distance of two embeddings
@@ -311,11 +311,6 @@ def read_pictures(paths, size=None):
     return np.stack(images)
 
 
-def fail(message):
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return 2
-
-
 def judge_requests(read, asked, names):
     """Rates (mean of yes-when-asked and no-when-not) of the attributes asked for; read (N, 40) bool, asked: dicts."""
     rates = {}
@@ -536,13 +531,14 @@ def measure(args):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.epoch < 1:
+        raise InputError("--epoch: expected 1 or more")
+    if args.json:
+        check_writable("--json", args.json)
     numbers = measure(args)
     if args.json:
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

@@ -1,7 +1,7 @@
 """How long one request for one 64 x 64 picture takes, and what the weights weigh, beside the document's dcgan2.
 
     python benchmarks/request.py
-    python benchmarks/request.py --model_path facegen_attr/models/celeba_dcgan2_64.pt
+    python benchmarks/request.py --model_path facegen_attr/models/celeba_dcgan2_64_best.pt
 
 A request is what --run generate and the page do for one picture: noise and attributes in, uint8 pixels out.
 """
@@ -17,6 +17,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.celeba import to_uint8
+from common.photos import InputError, run_script
 from facegen_attr.loading import read_model
 from facegen_attr.model import NOISE, ConditionalGenerator, Generator
 
@@ -43,11 +44,13 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    attributes, best = 8, ConditionalGenerator(8, 64)
+    attributes, recipe, best = 8, "best", ConditionalGenerator(8, 64)
     if args.model_path:
         best, flags, *_ = read_model(args.model_path)
-        attributes = len(flags.attributes)
-    table = {"best recipe": best.eval(), "document's dcgan2": Generator("dcgan2", attributes, 64).eval()}
+        if flags.model != "dcgan2":
+            raise InputError(f"{args.model_path} is no dcgan2 but {flags.model}")
+        attributes, recipe = len(flags.attributes), flags.recipe
+    table = {f"{recipe} recipe": best.eval(), "document's dcgan2": Generator("dcgan2", attributes, 64).eval()}
     medians = []
     print(f"{'':20}parameters  weights   median     95%   of {args.rounds} requests, {args.threads} threads")
     for name, generator in table.items():
@@ -57,8 +60,8 @@ def main():
         count = sum(p.numel() for p in generator.parameters())
         medians.append(np.median(times))
         print(f"{name:20}{count:10,}  {size / 1e6:.2f} MB  {medians[-1]:6.2f}  {np.quantile(times, 0.95):6.2f} ms")
-    print(f"the best recipe takes {medians[0] / medians[1]:.2f} times the document's time")
+    print(f"the {recipe} recipe takes {medians[0] / medians[1]:.2f} times the document's time")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,6 +17,7 @@ import json
 import sys
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,8 @@ import torch
 ROOT = MODELS = Path(__file__).resolve().parents[1]  # MODELS: where <project>/<name>.pt lie
 sys.path.insert(0, str(ROOT))
 from benchmarks import edits, holes, makeover, person, quality
-from common.photos import InputError
+from common.photos import InputError, run_script
+from face_math.arithmetic import yaw
 from hyperencoder.plumbing import fail, path
 
 BEGIN, END = "<!-- make results -->", "<!-- end of make results -->"
@@ -102,9 +104,9 @@ def rows_of(file):
 
 
 def kid(numbers):
-    """KID in words, with what real faces have."""
+    """KID in words."""
     found = numbers.get("kid")
-    return f"{found['kid']:.1f} +- {found['std']:.1f} (real {found['floor']:.1f})" if found else "not measured"
+    return f"{found['kid']:.1f} +- {found['std']:.1f}" if found else "not measured"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -147,8 +149,7 @@ def reconstruction(bench):
 
 
 def anomalies(bench):
-    bench.call("hyperencoder/best", "--run anomaly", "anomaly")
-    file = next((bench.out / "hyperencoder/best").rglob("anomaly.json"))
+    file = bench.call("hyperencoder/best", "--run anomaly", "anomaly") / "anomaly.json"
     rows = [[kind.replace("_", " "), f"{found['auc']:.3f}", f"{found['auc_two_sided']:.3f}"]
             for kind, found in json.loads(file.read_text()).items()]  # fmt: skip
     return Table("hyperencoder: anomalies, ROC-AUC", "python hyperencoder/main.py --dataset_dir D --run anomaly",
@@ -183,6 +184,27 @@ def projection(bench):
     return Table("face_math: projection, the first 64 test faces",
                  "python face_math/main.py --dataset_dir D --run compare --strengths 2 --n_iter 300",
                  ["", "MSE in [0,1]", "PSNR", "SSIM", "seconds a face"], rows)  # fmt: skip
+
+
+def vectors(bench):
+    """The document's questions about the GAN's vectors and the VAE's: each face changed to what it is not."""
+    out = bench.call("face_math/gan", f"--run compare --count {bench.many(500)} --strengths 2 --n_iter 1", "vectors")
+    columns = []
+    for method in ("gan_encoder_and_search", "vae"):
+        edited, pictures, ways = (bench.judge(out / method, out / method / f"{name}.tsv")
+                                  for name in ("edits", "reconstructions", "interpolations"))  # fmt: skip
+        cells = {f"{change} (others)": f"{found['changed']:.2f} ({found['others_changed']:.2f}), {found['n']} faces"
+                 for change, found in edited.get("edits", {}).items()}  # fmt: skip
+        same, way = pictures.get("identity"), ways.get("paths")
+        cells["reconstructions: the same person (dlib)"] = f"{same['same_person']:.1%}" if same else "not measured"
+        cells["reconstructions: KID-EffNet x 1000"] = kid(pictures)
+        cells["ways from face to face: length over distance"] = (
+            f"{way['length_over_distance']:.2f}" if way else "not measured")  # fmt: skip
+        columns.append(cells)
+    rows = [[name, *(cells.get(name, "") for cells in columns)] for name in columns[0] | columns[1]]
+    return Table("face_math: vectors of the GAN and of the VAE, 500 test faces",
+                 "python face_math/main.py --dataset_dir D --run compare --count 500 --strengths 2, then "
+                 "benchmarks/quality.py --manifest", ["", "GAN, encoder and search", "VAE"], rows)  # fmt: skip
 
 
 def filled(bench):
@@ -263,6 +285,26 @@ def recovered(bench):
                  ["", "MSE in [0,1]", "PSNR", "SSIM", "seconds a face"], rows)  # fmt: skip
 
 
+def codes(bench):
+    """What each number of the code means: drawn faces where it is -1 and where it is 1, all else held."""
+    out = bench.call(bench.dapgan(), f"--run vary --count {bench.many(200, 4)} --points 2", "vary")
+    read, rows = quality.load_reader(bench.data, bench.cache), []
+    for folder in sorted(found for found in out.glob("code_*") if found.is_dir()):
+        files = sorted(folder.glob("*.png"))
+        ends = [quality.read_pictures(files[i::2]) for i in (0, 1)]
+        before, after = (yaw(SimpleNamespace(images=x, landmarks=None), np.arange(len(x))) for x in ends)
+        turned = (after - before)[(after - before).isfinite()]
+        right = (turned > 0).float().mean().item()
+        shares = torch.stack([read(x).float().mean(0) for x in ends])
+        most = (shares[1] - shares[0]).abs().argsort(descending=True)[:4].tolist()
+        words = ", ".join(f"{quality.ATTRIBUTES[i]} {shares[0, i]:.0%} to {shares[1, i]:.0%}" for i in most)
+        rows.append([folder.name, f"{turned.mean():+.2f} ({turned.std():.2f})", f"{max(right, 1 - right):.0%}", words])
+    return Table("dapgan: what the code means, 200 drawn faces, from -1 to 1",
+                 "python dapgan/main.py --run vary --count 200 --points 2, then MTCNN's landmarks and the judge",
+                 ["", "heads turned by (spread), in distances of the eyes", "to the same side",
+                  "what the judge reads, most changed of 40"], rows)  # fmt: skip
+
+
 def people(bench):
     line = [*bench.flags(bench.dapgan()), f"--count={bench.many(20, 4)}"]
     line += ["--min_identity=0", "--min_quality=0", "--least=2"] if bench.quick else []
@@ -297,10 +339,11 @@ def digits(bench):
 
 
 TABLES = dict(files=shipped, hyperencoder=reconstruction, hyperencoder_anomalies=anomalies, drawn=drawn,
-              face_math=projection, face_math_holes=filled, facegen_attr=requests, facegen_attr_edits=changed,
-              facegen_attr_identity=kept, deep_makeover_mtf=functools.partial(made_over, mode="mtf"),
-              deep_makeover_ftm=functools.partial(made_over, mode="ftm"), dapgan=recovered, dapgan_person=people,
-              dapgan_evaluate=classifiers, dapgan_digits=digits)  # fmt: skip
+              face_math=projection, face_math_vectors=vectors, face_math_holes=filled, facegen_attr=requests,
+              facegen_attr_edits=changed, facegen_attr_identity=kept,
+              deep_makeover_mtf=functools.partial(made_over, mode="mtf"),
+              deep_makeover_ftm=functools.partial(made_over, mode="ftm"), dapgan=recovered, dapgan_code=codes,
+              dapgan_person=people, dapgan_evaluate=classifiers, dapgan_digits=digits)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -378,7 +421,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

@@ -24,7 +24,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from common.photos import InputError
+from common.photos import InputError, run_script
 
 SIDES = "--min_faces 1 --source Male=1 --target Male=0"  # which a few drawn faces have
 ROWS = {  # name -> project and flags; in brackets the batch
@@ -239,6 +239,9 @@ def main():
     parser.add_argument("--precision", default="auto", help="of rows that do not say which")
     args = parser.parse_args()
 
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    if not any(args.rows in name for name in ROWS):
+        raise InputError(f"--rows {args.rows}: expected a part of one of {', '.join(ROWS)}")
     results = dict(measure(args, {name: line for name, line in ROWS.items() if args.rows in name}))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     print(f"\n{where}, torch {torch.__version__}, --precision {args.precision}\n")
@@ -253,8 +256,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.celeba import to_tensor
 from common.mtcnn import MTCNN, crop, pick
-from common.photos import InputError
+from common.photos import run_script
 from common.synthetic import draw, parameters, person
 from hyperencoder.loading import load_model, load_records
 from hyperencoder.main import parse_args
@@ -87,8 +87,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_script(main)

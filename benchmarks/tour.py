@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = MODELS = Path(__file__).resolve().parents[1]  # MODELS: where <project>/<name>.pt lie
 sys.path.insert(0, str(ROOT))
 from common.mtcnn import MTCNN, pick, square_around
-from common.photos import InputError, new_folder, read_image, save_sheet
+from common.photos import InputError, new_folder, read_image, run_script, save_sheet
 from hyperencoder.plumbing import fail, path
 
 SIDE = 160  # pixels of a picture on the sheet
@@ -231,7 +231,4 @@ A picture leads to the whole. {seconds:.0f} seconds in all.</p>
 """
 
 if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(fail(str(error)))
+    run_script(main)

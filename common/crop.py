@@ -80,7 +80,9 @@ def list_inputs(in_dir, out_dir):
                 print(f"note: {problem}", file=sys.stderr)
             names = [re.sub(r"\s", "_", name) for name in dataset.files]  # blanks part the columns of CelebA's files
             return [dataset.image_dir / name for name in dataset.files], names, dataset
-    return *named_files(in_dir), None
+    inputs = dict.fromkeys(map(Path, in_dir))  # what is named twice, also with its folder, is read once
+    known = dict(zip(*named_files(inputs), strict=True))
+    return [*known], [*known.values()], None
 
 
 def replace_file(path, data):

@@ -32,6 +32,22 @@ class InputError(ValueError):
     """A mistake of the person at the keyboard, or a picture that cannot be used; the message is one line."""
 
 
+def fail(message, code=2):
+    """Print one line on stderr; returns the exit code, 2 for a person's mistake."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def run_script(main):
+    """Call a script's main(); a person's mistake ends in one line and exit code 2, Ctrl-C in another and 130."""
+    try:
+        main()
+    except InputError as error:
+        sys.exit(fail(str(error)))
+    except KeyboardInterrupt:
+        sys.exit(fail("stopped", code=130))
+
+
 def tolerate_names():
     """What a terminal cannot show, such as a file's name in another encoding, is replaced there and no error."""
     for stream in (sys.stdout, sys.stderr):
@@ -185,16 +201,6 @@ def open_video(path):
             yield video
         finally:
             video.release()
-
-
-def read_frames(path, every=1):
-    """Yield (name, image) for a picture (one), or for every n-th frame of a video or animation.
-
-    The name is that of the file without suffix, for a frame with its number: clip_000012. InputError: what read_image
-    refuses, or a video whose codec cannot be read.
-    """
-    for number, image in numbered_frames(path, every):
-        yield Path(path).stem + ("" if number is None else f"_{number:06d}"), image
 
 
 def visible(name):

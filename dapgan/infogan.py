@@ -8,7 +8,7 @@ from dapgan.digits import deform, digit_loss
 from dapgan.gan import R1_EVERY, adapt, by_heart, diff_augment, discriminator_loss, generator_loss, r1_penalty
 from dapgan.loading import draw
 from dapgan.losses import prior_distance, reconstruction_loss
-from dapgan.plumbing import descend, mean_of_processes
+from dapgan.plumbing import descend, mean_of_processes, whole
 
 
 def judge(discriminator, x, numbers):
@@ -69,7 +69,7 @@ def infogan_step(args, gan, g_optimizer, d_optimizer, mine, share, others, x, cl
         with gan.autocast():
             x_hat = generator(z_hat)
         losses["rec"] = reconstruction_loss(x_hat, x, args.reconstruction).mean()
-        loss = loss + args.lambda_rec * losses["rec"] + prior_distance(z_hat, z, directions)
+        loss = loss + args.lambda_rec * losses["rec"] + prior_distance(whole(z_hat), whole(z), directions)
     if args.lambda_digit:
         with gan.autocast():
             first, second = discriminator.read(torch.cat([x, twin])).float().chunk(2)

@@ -183,6 +183,8 @@ def check(args):
         raise InputError(f"--diff_augment is for --model infogan: {args.model}'s discriminator repeats what it sees")
     if args.lambda_digit and not (args.deform and args.model == "infogan"):
         raise InputError("--lambda_digit reads deformed digits: --model infogan and --deform")
+    if args.start_from and args.run != "train_predictor":
+        raise InputError("--start_from goes with --run train_predictor")
     if args.run in ("augment", "evaluate") and args.data != "celeba":
         raise InputError(f"--run {args.run} is for faces: --data celeba")
     if args.images and args.data != "celeba":
@@ -228,7 +230,8 @@ def began_step(args, gan, g_optimizer, d_optimizer, mine, k, x):
     losses, loss = dict(d=real.detach() - k * fake.detach(), g=fake, real=real, fake=fake), real
     if args.lambda_rec:
         losses["rec"] = rec[0]
-        loss = loss + args.lambda_rec * rec[0] + prior_distance(z_hat, z, directions)
+        loss = loss + args.lambda_rec * rec[0]
+        loss = loss + prior_distance(plumbing.whole(z_hat), plumbing.whole(z), directions)
 
     # 3. The latent of generated pictures read in them; then both networks are moved. The noise is D's to read, since
     #    faces look less real where G is rewarded for it: its loss comes last, when G has its gradient

@@ -25,7 +25,7 @@ import torch.distributed as dist
 
 from common import photos
 from common.celeba import CelebA, subset, to_uint8
-from common.photos import InputError, check_writable, keep_apart, new_folder, plain_path, tolerate_names
+from common.photos import InputError, check_writable, fail, keep_apart, new_folder, plain_path, tolerate_names
 
 PROJECT = Path(__file__).resolve().parent
 FORMAT = 2  # of checkpoints and model files; those of format 1 can be used, but not resumed
@@ -114,7 +114,7 @@ def add_training_flags(parser, recipes, epoch, batch_size, steps=0, seed=0):
     add("--learning_rate", type=rate, help="of the optimizers")
     add("--beta1", type=decay, help="Adam's momentum")
     add("--recipe", choices=recipes, default="document", help="set of defaults (default: document)")
-    add("--seed", type=natural, default=seed, help=f"of weights, order and noise (default: {seed})")
+    add("--seed", type=up_to(2**63 - 1, least=0), default=seed, help=f"of weights, order and noise (default: {seed})")
     return group
 
 
@@ -126,7 +126,7 @@ def add_machine_flags(parser):
     add("--workers", type=natural, default=os.cpu_count() or 1, help="processes that decode pictures")
 
 
-def add_file_flags(parser, *also, records="../records", sample_every="an epoch"):
+def add_file_flags(parser, *also, records="../records", sample_every="an epoch; 50 at most"):
     """The group Files with what all five share; also: other names of --record_dir; sample_every: how often
     a sheet is due by default, in words. Returns the group.
 
@@ -148,7 +148,7 @@ def add_file_flags(parser, *also, records="../records", sample_every="an epoch")
     add("--restart", **SWITCH, default=False, help="train anew; what was there is moved aside")
     add("--log_every", type=positive, default=50, help="steps from log line to log line (default: 50)")
     add("--sample_every", type=natural, default=0, help=f"steps from sheet to sheet ({sample_every})")
-    add("--save_every", type=natural, default=0, help="steps from checkpoint to checkpoint (an epoch)")
+    add("--save_every", type=natural, default=0, help="steps from checkpoint to checkpoint (an epoch; 50 at most)")
     return group
 
 
@@ -157,7 +157,8 @@ def read_flags(parser, argv, defaults, named, uses):
 
     defaults: a first reading of the flags -> what recipe and verb set, which a flag that is given wins over. uses: a
     first reading -> the training whose model the verb uses, else None; named: what a model of it is named for besides
-    the data set -> the flags that say it. Where they are not given, the only model there is says it (`find_run`).
+    the data set -> the flags that say it, as {"recipe": ["recipe"]}. Where they are not given, the only model there is
+    says it (`find_run`).
     A verb that finds none uses the one that comes with the program (`find_shipped`), and args.shipped says so, unless
     the person has said which, or where theirs lie. args.shaping: the flags that shape a run, those of the groups Model
     and Training but for how long it goes on. A run can be resumed with others changed, not with these.
@@ -202,7 +203,8 @@ def read_flags(parser, argv, defaults, named, uses):
         where = f"{args.model_path} nor {args.checkpoint_dir}"
         raise InputError(f"no model: none in {where} fits{others}; {args.train_first}")
     if args.dataset_name is None:
-        raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
+        own = "; --images are for another --run than a training" if getattr(args, "images", None) else ""
+        raise InputError(f"--dataset_dir is needed: the folder (or zip) with the pictures{own}")
     if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
         raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, without slashes")
     return args
@@ -276,6 +278,8 @@ def check_places(args):
     training = args.run.startswith("train")
     if args.restart and not training:
         raise InputError(f"--restart begins a training anew; --run {args.run} is none")
+    if training and getattr(args, "images", None):
+        raise InputError(f"--images are for another --run: {args.run} learns from --dataset_dir")
     if int(os.environ.get("RANK", 0)):
         return  # of several processes the first one writes
     if training:
@@ -317,6 +321,8 @@ def setup(args):
         device = torch.device(found if args.device == "auto" else args.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError):
         raise InputError(f"--device {args.device} is not to be had here: cpu is, and auto finds the best") from None
@@ -372,6 +378,21 @@ def average_gradients(optimizer):
         means = flat.div_(dist.get_world_size()).split([g.numel() for g in gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+
+def whole(x):
+    """The whole batch of which each process has the slice x (n, ...); x itself without torchrun.
+
+    For a loss that is no mean over pictures: every process works it out of all of them, and has the gradient of its own
+    slice, times their number, since average_gradients will divide by that.
+    """
+    if not dist.is_initialized():
+        return x
+    world = dist.get_world_size()
+    parts = [torch.empty_like(x) for _ in range(world)]
+    dist.all_gather(parts, x.detach().contiguous())
+    parts[dist.get_rank()] = world * x - (world - 1) * x.detach()
+    return torch.cat(parts)
 
 
 def mean_of_processes(x):
@@ -516,7 +537,7 @@ def save_checkpoint(path, flags, parts, **state):
 
 def write_content(path, content):
     """Write a file atomically, and keep the one before it."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary, copy = path.with_name(path.name + ".tmp"), path.with_suffix(".previous.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -524,11 +545,12 @@ def write_content(path, content):
             file.flush()
             os.fsync(file.fileno())
         if path.exists():  # a copy, so that there is a file at path at every moment
-            shutil.copyfile(path, path.with_suffix(".previous.tmp"))
-            os.replace(path.with_suffix(".previous.tmp"), path.with_suffix(PREVIOUS))
+            shutil.copyfile(path, copy)
+            os.replace(copy, path.with_suffix(PREVIOUS))
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
+        for unfinished in (temporary, copy):
+            unfinished.unlink(missing_ok=True)
         raise InputError(f"{path} cannot be written: {error}") from None
 
 
@@ -539,12 +561,10 @@ def read_checkpoint(path, mmap=False):
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        number, project, _, _ = (
-            content["format"],
-            content.get("project", PROJECT.name),
-            content["args"],
-            content["state"],
-        )
+        number, project = content["format"], content.get("project", PROJECT.name)
+        content["args"], content["state"]  # are in all of them
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:  # there is no end to what the unpickler raises at a file that is none
         raise InputError(f"{path} is no checkpoint of this program, or damaged") from None
     if number not in (1, FORMAT):
@@ -645,7 +665,7 @@ def shown_part(content, name, mean=None):
     mean: what its running mean is called (default: ema_NAME), which a checkpoint has beside them.
     """
     mean = mean or f"ema_{name}"
-    return mean if content["args"]["show_ema"] and mean in content else name
+    return mean if content["args"].get("show_ema") and mean in content else name
 
 
 def load_checkpoint(path, flags, parts, facts=()):
@@ -767,7 +787,7 @@ class Journal:
         self.planned = args.epoch * self.epoch_steps or args.steps
         self.last = min(self.planned, args.steps or self.planned)
         # Every epoch, or every so many that a run looks at itself, and is saved, at most fifty times.
-        self.period = self.epoch_steps * math.ceil(max(1, self.planned) / (50 * self.epoch_steps))
+        self.period = self.epoch_steps * max(1, -(-self.planned // (50 * self.epoch_steps)))
         facts |= dict(run=args.run, name=name, dataset_name=args.dataset_name)
         self.flags = {name: getattr(args, name) for name in args.shaping} | facts
         if rank == 0:
@@ -910,10 +930,16 @@ class Journal:
 
     def save(self, model, **state):
         """Write what is due: the checkpoint, and the best model, its networks by name and what they come with."""
-        if self.rank == 0 and (self.save_due or self.stopping or self.better):  # no model without a checkpoint
-            save_checkpoint(self.checkpoint, self.flags, self.parts, **self.state | {"step": self.step})
-        if self.rank == 0 and self.better:
-            save_checkpoint(self.model, self.flags, model, step=self.step, **state)
+        if self.rank or not (self.save_due or self.stopping or self.better):
+            return
+        # A checkpoint knows of no model that is not there: the model is written first, but for the very first time,
+        # since a model without a checkpoint is not this run's.
+        writes = [partial(save_checkpoint, self.checkpoint, self.flags, self.parts, **self.state | {"step": self.step})]
+        if self.better:
+            keep = partial(save_checkpoint, self.model, self.flags, model, step=self.step, **state)
+            writes.insert(0 if self.checkpoint.exists() else 1, keep)
+        for write in writes:
+            write()
 
     def close(self, score="score {:.4f}".format):
         """Say how it ended; score: how the best one reads."""
@@ -979,14 +1005,8 @@ def run(parse_args, verbs, argv=None):
         cpu = "can't allocate memory" in str(error) or isinstance(error, MemoryError)
         if not cpu and not isinstance(error, torch.OutOfMemoryError):
             raise
-        less = f": try --batch_size {args.batch_size // 2}" if args.batch_size > 1 else ""
-        sys.exit(fail(f"out of memory with --batch_size {args.batch_size}{less}"))
+        size = args.batch_size if args.run.startswith("train") else 1  # what else takes memory is no batch
+        sys.exit(fail("out of memory" + f" with --batch_size {size}: try --batch_size {size // 2}" * (size > 1)))
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def fail(message, code=2):
-    """Print one line on stderr; returns the exit code, 2 for a person's mistake."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    return code

@@ -63,9 +63,7 @@ def train_predictor(args):
 
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
-    predictor, first = make_predictor(gan.flags, gan.latent, args.corrections), reader_to_start(args, gan)
-    if first:
-        predictor.start_as(first.state_dict())
+    predictor = make_predictor(gan.flags, gan.latent, args.corrections)
     gan.predictor = predictor.to(device, memory_format=torch.channels_last)
     ema = make_ema(predictor)
     shown = replace(gan, predictor=ema if args.show_ema else predictor)
@@ -76,6 +74,9 @@ def train_predictor(args):
     facts = dict(pictures=records.describe(), inverts=gan.version)
     parts = dict(predictor=predictor, ema_predictor=ema, optimizer=optimizer)
     journal = Journal(*predictor_run(args), parts, len(rows), about, facts, device, rank)
+    if journal.fresh and (first := reader_to_start(args, gan)):
+        for network in (predictor, ema):
+            network.start_as(first.state_dict())
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
     def step(x):

@@ -8,7 +8,7 @@ from common.celeba import to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_table
 from dapgan.gan import diversity, face_distance
 from dapgan.loading import load_model, load_pictures, run_name
-from dapgan.plumbing import output_folder, place, psnr, save_sheet
+from dapgan.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 from dapgan.recover import find_latents
 
 
@@ -64,10 +64,10 @@ def sample(args):
     gan = load_model(args)
     out = output_folder(args, place(args, "samples", run_name(args)))
     z = gan.latent.draw(args.count, torch.Generator().manual_seed(args.seed)).to(gan.device)
-    x_fake = gan.generate(z)
-    save_pictures(out / "pictures", [f"{i:06d}" for i in range(args.count)], to_uint8(x_fake))
+    images = np.concatenate([to_uint8(gan.generate(z[part])) for part in in_chunks(z)])
+    save_pictures(out / "pictures", [f"{i:06d}" for i in range(args.count)], images)
     np.save(out / "latents.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {f"drawn of random latents, seed {args.seed}": x_fake[:64]})
+    save_sheet(out / "sheet.png", {f"drawn of random latents, seed {args.seed}": gan.generate(z[:64])})
     print(f"{args.count} pictures, latents.npy and sheet.png in {out}")
 
 

@@ -89,7 +89,7 @@ def check_outfile(file, path, overwrite):
     if path.suffix.lower() not in types:
         raise InputError(f"--outfile {path}: for {file.name} expected a name that ends in {', '.join(types)}")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise InputError(f"--outfile {path}: {path.parent} is not a folder that can be written to")
+        raise InputError(f"--outfile {path}: {path.parent} is not there, or cannot be written to")
     if path.exists() and (not path.is_file() or path.samefile(file)):
         raise InputError(f"--outfile {path} is the photo itself, or no file: name another")
     if path.exists() and not overwrite:
@@ -103,7 +103,8 @@ def make_over_file(file, path, model, detector, args):
     count, changed, lost = rewrite(
         file, path, lambda _, photo: make_over_photo(photo, model, detector, args, tally, clip), args.side_by_side
     )
-    left = "the makeover is" if tally["left out"] == 1 else f"{tally['left out']} makeovers are"
+    one = "1 of the makeovers is" if changed else "the makeover is"
+    left = one if tally["left out"] == 1 else f"{tally['left out']} makeovers are"
     left += " left out: the discriminator scores 99% of validation makeovers higher (--keep_all takes it all the same)"
     several = count == 1 and tally["seen"] > 1 and not args.all_faces
     made = f"the largest of {tally['seen']} faces made over (--all_faces takes all)" if several else "made over"

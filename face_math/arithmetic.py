@@ -109,15 +109,16 @@ def attribute_vectors(args, model):
         wider = argparse.Namespace(**vars(args) | dict(attributes=list(names)))
         vectors = labelled_vectors(wider, model, load_records(args, model.device))
         found = dict(names=[*vectors], vectors=torch.stack([*vectors.values()]))
-        save_checkpoint(files[0], {}, {}, inverts=model.version, **kept[0] | {args.vectors: found})
+        known = kept[0] | {args.vectors: found}
+        save_checkpoint(files[0], {}, {}, inverts=model.version, reader=model.reader, **known)
     vectors = torch.as_tensor(found["vectors"], device=model.device)
     return {name: vectors[found["names"].index(name)] for name in args.attributes}
 
 
 def kept_vectors(file, model):
-    """What a file holds for this model's generator: "mean" or "regression" -> names and vectors; {} if nothing."""
+    """What a file holds for this model's networks: "mean" or "regression" -> names and vectors; {} if nothing."""
     state = read_checkpoint(file)["state"] if file.exists() else {}
-    fits = state.get("inverts") == model.version
+    fits = (state.get("inverts"), state.get("reader")) == (model.version, model.reader)
     return {kind: state[kind] for kind in ("mean", "regression") if fits and kind in state}
 
 

@@ -48,9 +48,6 @@ def train_encoder(args):
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     generator, encoder = gan.generator, make_encoder(args, args.corrections)
-    first = saved_encoder(args, args.start_from) if args.start_from else gan.encoder
-    if first:
-        encoder.start_as(first.state_dict())
     encoder.to(device, memory_format=torch.channels_last)
     ema = make_ema(encoder)
     shown = ema if args.show_ema else encoder
@@ -62,6 +59,10 @@ def train_encoder(args):
     facts = dict(data=records.describe(), inverts=gan.version)
     flags, name = beside(args, "_encoder")
     journal = Journal(flags, name, parts, len(rows), about, facts, device, rank)
+    first = saved_encoder(args, args.start_from) if journal.fresh and args.start_from else gan.encoder
+    if journal.fresh and first:
+        for network in (encoder, ema):
+            network.start_as(first.state_dict())
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
     def step(x):

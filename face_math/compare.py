@@ -12,7 +12,7 @@ from common.celeba import attribute_indices, to_tensor, to_uint8
 from common.photos import save_pictures, write_table
 from face_math.arithmetic import labelled_vectors
 from face_math.loading import load_pictures, load_records, results_folder, training_faces, training_rows
-from face_math.model import components
+from face_math.model import between, components
 from face_math.plumbing import need_data, psnr, save_sheet
 from face_math.projection import SEARCHES, find_z
 from face_math.trained import load_vae, prepare
@@ -88,9 +88,10 @@ def edit(model, z, names, vectors, labels, strength, folder):
 def walk(model, z, folder):
     """The way from each other face to the next: pictures, interpolations.tsv in the folder. Returns a sheet's row."""
     share = torch.linspace(0, 1, 16, device=z.device)[:, None]
+    way = between if model.discriminator else torch.lerp  # a VAE's z are drawn about 0, where a GAN's are not
     rows, sheet = [], {}
     for pair in range(min(16, len(z) // 2)):
-        line = model.decode(torch.lerp(z[2 * pair], z[2 * pair + 1], share))
+        line = model.decode(way(z[2 * pair], z[2 * pair + 1], share))
         files = [f"{pair:02d}_{frame:02d}" for frame in range(16)]
         save_pictures(folder / "interpolations", files, to_uint8(line))
         rows += [[f"interpolations/{file}.png", pair] for file in files]

@@ -8,8 +8,8 @@ import torch
 from common.celeba import to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_film, write_table
 from face_math.loading import load_pictures, results_folder
-from face_math.model import as_long, draw_z
-from face_math.plumbing import psnr, save_sheet, setup
+from face_math.model import as_long, between, draw_z
+from face_math.plumbing import in_chunks, psnr, save_sheet, setup
 from face_math.projection import embed, find_z
 from face_math.trained import load_model, prepare
 
@@ -20,10 +20,10 @@ def sample(args):
     model = load_model(args, device, autocast)
     out = results_folder(args)
     z = draw_z(args.count, args.z_size, torch.Generator().manual_seed(args.seed)).to(device)
-    x_fake = model.decode(z)
-    save_pictures(out / "faces", [f"{i:06d}" for i in range(args.count)], to_uint8(x_fake))
+    images = np.concatenate([to_uint8(model.decode(z[part])) for part in in_chunks(z)])
+    save_pictures(out / "faces", [f"{i:06d}" for i in range(args.count)], images)
     np.save(out / "z.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {f"drawn of random z, seed {args.seed}": x_fake[:64]})
+    save_sheet(out / "sheet.png", {f"drawn of random z, seed {args.seed}": model.decode(z[:64])})
     print(f"{args.count} faces, z.npy and sheet.png in {out}")
 
 
@@ -83,14 +83,14 @@ def save_average(folder, model, z):
 
 
 def interpolate(args):
-    """From photo to photo, or z file to z file: --frames pictures on a straight line, a GIF and a video."""
+    """From photo to photo, or z file to z file: --frames pictures on the way, a GIF and a video."""
     model = prepare(args)
     z, names, _ = embed(args, model, args.images)
     if len(z) < 2:
         raise InputError(f"--run interpolate needs two faces at least; there is one: {names[0]}")
     out = results_folder(args)
     share = torch.linspace(0, 1, args.frames, device=z.device)[:, None]
-    lines = [torch.lerp(a, b, share) for a, b in zip(z, z[1:], strict=False)]
+    lines = [between(a, b, share) for a, b in zip(z, z[1:], strict=False)]
     films, rows, sheet = [], [], {}
     for number, line in enumerate(lines):
         films.append(to_uint8(model.decode(line)))

@@ -43,7 +43,19 @@ from face_math.gan import (
 )
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
+from face_math.plumbing import (
+    SWITCH,
+    Journal,
+    descend,
+    make_adam,
+    make_ema,
+    path,
+    replayed,
+    setup,
+    up_to,
+    update_ema,
+    whole,
+)
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 from face_math.ship import ship
@@ -84,11 +96,11 @@ def numbers_of(text):
     """Flag type: a list of numbers."""
     try:
         numbers = [float(part) for part in text.split(",")]
-        if all(map(math.isfinite, numbers)):
-            return numbers
+        if all(map(math.isfinite, numbers)) and len({f"{number:.2f}" for number in numbers}) == len(numbers):
+            return numbers  # that differ in hundredths, as the files' names do
     except ValueError:
         pass
-    raise argparse.ArgumentTypeError(f"{text}: expected numbers such as -2,-1,0,1,2")
+    raise argparse.ArgumentTypeError(f"{text}: expected different numbers such as -2,-1,0,1,2")
 
 
 def defaults(first):
@@ -173,6 +185,8 @@ def parse_args(argv=None):
         raise InputError("--run interpolate needs --images: two pictures or z files, or more")
     if (args.minus or args.plus) and not (args.run == "arithmetic" and args.images):
         raise InputError("--minus and --plus go with --run arithmetic and --images, what they change")
+    if args.start_from and args.run not in ("train", "train_encoder"):
+        raise InputError("--start_from goes with --run train and --run train_encoder")
     return args
 
 
@@ -266,9 +280,9 @@ def train(args):
                 z_again = encoder(x_fake.detach()).float() if encoder else z
             total = losses["g"] = generator_loss(d_fake)
             if encoder:
-                rec_loss, z_loss = F.mse_loss(x_hat, x), F.mse_loss(z_again, z) + prior_distance(z_hat, z, directions)
-                total = total + args.lambda_rec * rec_loss + z_loss
-                losses |= dict(rec=rec_loss, z=z_loss)
+                z_loss = F.mse_loss(z_again, z) + prior_distance(whole(z_hat), whole(z), directions)
+                losses |= dict(rec=F.mse_loss(x_hat, x), z=z_loss)
+                total = total + args.lambda_rec * losses["rec"] + z_loss
             descend(total, g_optimizer)
         for name, ema in emas.items():
             update_ema(ema, learners[name], journal.now)

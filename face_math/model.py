@@ -183,6 +183,11 @@ def as_long(z, length):
     return (z * length / z.norm(dim=1, keepdim=True).clamp_min(1e-8)).clamp(-1, 1)
 
 
+def between(a, b, share):
+    """The way from z a (z_size,) to z b, share (n, 1) of it: the straight line, but everywhere as long as its ends."""
+    return as_long(torch.lerp(a, b, share), torch.lerp(a.norm(), b.norm(), share))
+
+
 def prior_distance(z_hat, z, directions):
     """Sliced Wasserstein distance, squared, of encoded to drawn z (N, z_size) along directions (z_size, n).
 

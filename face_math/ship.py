@@ -14,7 +14,7 @@ def ship(args):
     about = trained_on(args, find_part(args)[1])
     device, autocast, *_ = setup(args)
     model, out = load_model(args, device, autocast), results_folder(args)
-    version = None
+    written = {}  # versions of the weights that are written, by which what is beside them knows them
     for part in ("", "_encoder", "_filler", "_vae"):
         path, content, _ = find_part(args, part)
         if content is None:
@@ -26,24 +26,28 @@ def ship(args):
         if not part and find_part(args, "_encoder")[1]:
             names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
         networks = {name: content[shown_part(content, name)] for name in names}
-        if not part:  # what is beside it has to know the weights that are written
-            version = version_of({"fc.weight": unpacked(packed(networks["generator"]["fc.weight"]))})
-        elif "inverts" in content["args"]:
-            content["args"]["inverts"] = version
+        for name in ("generator", "encoder") if part in ("", "_encoder") else ():
+            if name in networks:
+                written[name] = version_of({"fc.weight": unpacked(packed(networks[name]["fc.weight"]))})
+        if part and "inverts" in content["args"]:
+            content["args"]["inverts"] = written["generator"]
         write_shipped(out / f"gan{part}.pt", content, networks, about)
     args.attributes = [*MAIN, "Turn"]
     try:
-        write_vectors(args, model, out / "gan_vectors.pt", about, version)
+        write_vectors(args, model, out / "gan_vectors.pt", about, written)
     except InputError as error:
         print(f"no vectors are written: {error}")
 
 
-def write_vectors(args, model, path, about, version):
-    """Write the vectors of --attributes, of both kinds. InputError: there is no encoder, or there are no labels."""
+def write_vectors(args, model, path, about, written):
+    """Write the vectors of --attributes, of both kinds, as those of the generator and encoder of these versions.
+
+    InputError: there is no encoder, or there are no labels.
+    """
     if model.encoder is None:
         raise InputError("they need an encoder")
-    records, found = load_records(args, model.device), {}
+    found, records = dict(inverts=written["generator"], reader=written["encoder"]), load_records(args, model.device)
     for args.vectors in ("mean", "regression"):
         vectors = labelled_vectors(args, model, records)
         found[args.vectors] = dict(names=[*vectors], vectors=[vector.tolist() for vector in vectors.values()])
-    write_shipped(path, dict(args={}, state={}), {}, about, inverts=version, **found)
+    write_shipped(path, dict(args={}, state={}), {}, about, **found)

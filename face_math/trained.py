@@ -27,6 +27,11 @@ class Model:
     device: torch.device
     autocast: Callable
 
+    @property
+    def reader(self):
+        """Of the encoder what version is of the generator; "" without one."""
+        return version_of(self.encoder.state_dict()) if self.encoder else ""
+
     def decode(self, z):
         """z (N, z_size) -> pictures (N, 3, S, S) in [-1, 1]."""
         return generate(self.generator, z, self.autocast)

@@ -92,8 +92,8 @@ def load_predictor(args, device, why):
 
 
 def own_faces(args, model, paths):
-    """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, and the
-    Place of each in its photo. A clip's face has those of most of its frames, in all of them.
+    """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, but for
+    those that --shows names, and the Place of each in its photo. A clip's face has those of most of its frames.
     """
     predictor = load_predictor(args, model.device, "so that nobody has to label a photo by hand")
     size, names = model.flags.image_size, model.flags.attributes
@@ -107,6 +107,8 @@ def own_faces(args, model, paths):
     for file in set() if args.all_faces else {place.file for place in places}:
         frames = [row for row, place in enumerate(places) if place.file == file]
         c[frames] = (c[frames].mean(0) > 0.5).float()
+    columns, values = wanted(args.shows, names)
+    c[:, columns] = values
     for file, row in zip(files, c.tolist(), strict=True):
         there = [name for name, value in zip(names, row, strict=True) if value]
         print(f"{file} shows {', '.join(there) or 'none'}")

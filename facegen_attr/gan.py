@@ -14,7 +14,7 @@ from common.mtcnn import MTCNN
 
 ALIKE = 0.5  # face distance below which pictures cannot be told from real ones by it: so far may two sets of these be
 R1_EVERY = 16  # steps from gradient penalty to gradient penalty, which then counts so many times
-BY_HEART = 0.3  # how much of what it tells real from generated pictures by a discriminator may owe to its memory
+BY_HEART = 0.3  # the share of D's gap between real and generated pictures that knowing the real ones may account for
 RAMP = 100_000  # pictures after which all are augmented if that is always too much, and none if it never is
 
 

@@ -115,6 +115,7 @@ def parse_args(argv=None):
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
     add("--count", type=plumbing.up_to(100_000), help="generate: how many pictures (default: 16)")
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
+    add("--shows", help="generate, refine: what --images show, where it is misread, such as Male=0")
     add("--all_faces", **SWITCH, default=False, help="generate: every face of a photo, not only the largest")
     add("--first_model", type=path, help="refine: model file that makes the first guess from noise (dcgan5)")
     add("--predictor_path", type=path, help="model file of the predictor (default: beside the model)")

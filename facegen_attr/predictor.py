@@ -63,6 +63,7 @@ def balanced_accuracy(said, truth):
 def train_predictor(args):
     """Train the network that reads the attributes of a person's own photo; the best on validation is kept."""
     device, autocast, rank, world = setup(args)
+    args.shaping = ["batch_size", "beta1", "learning_rate", "optimizer", "seed", "train_size"]  # the others are a GAN's
 
     # Data
     mine = slice_of(args.batch_size, rank, world)

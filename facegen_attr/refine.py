@@ -60,7 +60,7 @@ class Session:
                 writer.keep()
         text = ",".join(f"{attribute}={degree:g}" for attribute, degree in asked.items())
         row = [name, text, *(f"{degree:g}" for degree in degrees.tolist())]
-        with open(self.folder / "steps.tsv", "a", encoding="utf-8") as file:
+        with open(self.folder / "steps.tsv", "a" if self.written else "w", encoding="utf-8") as file:
             for line in [row] if self.written else [["file", "asked", *self.attributes], row]:
                 print(*line, sep="\t", file=file)
         self.written += 1
@@ -166,7 +166,8 @@ def talk(session, lines, prompt=""):
                     print(f"back at {describe(session)}")
                 case ["more", *amount] if len(amount) < 2:
                     told(session, session.more(number(amount[0]) if amount else 0.5))
-                case ["save", path]:
+                case ["save", _, *_]:  # a name may have blanks
+                    path = line.strip().removeprefix("save").strip().strip("\"'")
                     session.save(path)
                     print(f"saved {path}")
                 case ["show"]:

@@ -30,6 +30,6 @@ def ship(args):
     if (path := predictor_file(args)).exists():
         content = read_checkpoint(path)
         fill(Predictor(), content, "predictor", path)  # another's is not written
-        write_shipped(out / "predictor.pt", content, {"predictor": content["predictor"]}, about)
+        write_shipped(out / "predictor.pt", content, {"predictor": content["predictor"]}, trained_on(args, content))
     else:
         print(f"no {path}, so none is written: without one, this model changes no photo")

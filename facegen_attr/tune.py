@@ -114,5 +114,7 @@ def tune(args):
         changed, others = measure(model._replace(requests=table), read, x, c)
         print(f"{label}: {len(x)} validation faces, {changed:.1%} changed as asked, {others:.1%} of others read anew")
     content["state"]["requests"] = requests.cpu()
+    if "about" in content:  # a small file, such as come with the program
+        content["generator"] = {name: plumbing.packed(x) for name, x in content["generator"].items()}
     write_content(path, content)
     print(f"{path} is asked so from now on; {path.with_suffix(plumbing.PREVIOUS)} is as it was")

@@ -105,7 +105,8 @@ def anomaly(args):
         images, names = load_pictures(args, model, device)
         faces = [True] * len(names)
     out = place(args, "samples", run_name(args))
-    out = output_folder(args, out) if args.images else out  # the data set's scores are not replaced by one's own
+    own = args.images or args.out_dir  # the data set's scores are not replaced by one's own
+    out = output_folder(args, out) if own else out
     out.mkdir(parents=True, exist_ok=True)
 
     normal, known = errors_of(model, images, device, autocast), state["validation_errors"]

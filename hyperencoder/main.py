@@ -86,7 +86,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, "--tf_record_path", records="tf_record_path").add_argument
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
-    add("--out_dir", type=path, help="folder for the results of --images (default: a new one, VERB_001 ...)")
+    add("--out_dir", type=path, help="folder for the results (default: of --images a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
@@ -108,6 +108,8 @@ def parse_args(argv=None):
     least = 2 * int(os.environ.get("WORLD_SIZE", 1))
     if args.train and args.batch_norm and args.batch_size < least:
         raise InputError(f"--batch_size {args.batch_size}: batch norm needs {least} at least, or --batch_norm=False")
+    if args.start_from and args.run != "train_swap":
+        raise InputError("--start_from goes with --run train_swap")
     if args.run == "train_swap" and args.pca_path:
         raise InputError("--pca_path carries a person's looks past the decoders: not with --run train_swap")
     return args
@@ -150,7 +152,7 @@ def train(args):
     about = f"{pictures} training and {len(np.concatenate(validation_rows))} validation faces"
     parts = dict(model=model, ema=ema, optimizer=optimizer)
     film = torch.zeros(0, 8, *model.size, 3, dtype=torch.uint8)
-    state = dict(people=people, best_epoch=0, film=film)
+    state = dict(people=people, waited=0, film=film)
     journal = Journal(
         args, run_name(args), parts, pictures, about, dict(data=records.describe()), device, rank, **state
     )
@@ -162,7 +164,7 @@ def train(args):
         else:
             start_at_pca(model, records, np.concatenate(train_rows), device)
         ema.load_state_dict(model.state_dict())
-    if args.patience and journal.epoch - state["best_epoch"] >= args.patience:
+    if args.patience and state["waited"] >= args.patience:
         print(f"stopped by itself at step {journal.step} already: raise --patience, or set it to 0, to go on")
         return
     streams = [
@@ -209,12 +211,11 @@ def train(args):
             error = errors.mean().item()
             journal.scalar("loss/mse", error, "validation")
             found = dict(people=people, means=None, validation_errors=errors.sort().values)
-            if error < state["best"]:
-                state["best_epoch"] = journal.epoch
+            state["waited"] = 0 if error < state["best"] else state["waited"] + 1  # looks, where the best one is 0
             if journal.keep_if_best(error) and rank == 0 and len(people) > 1:
                 state["means"] = found["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
-            if args.patience and journal.epoch - state["best_epoch"] >= args.patience:
-                journal.stop(f"stopped by itself: no better validation MSE for {args.patience} epochs")
+            if args.patience and state["waited"] >= args.patience:
+                journal.stop(f"stopped by itself: no better validation MSE in {args.patience} looks, one an epoch")
         if rank == 0 and journal.sheet_due:
             rows = compare(shown, records, validation_rows, people, device, autocast)
             journal.sheet(rows, tag="images/real_vs_predicted")

@@ -507,7 +507,7 @@ def test_resume_is_exact(verb, model, recipe, faces, trained, home):
 
 def test_two_processes_are_one(faces, home):
     """As under torchrun: without batch norm two processes with half a batch each do what one does with all of it."""
-    flags = ["--dataset_dir", faces, "--recipe=best", "--lambda_rec=0", "--steps=3", *SMALL]
+    flags = ["--dataset_dir", faces, "--recipe=best", "--steps=3", *SMALL]
     assert call(*flags, *places(home)) == 0
     alone = read_checkpoint(home / f"checkpoint/{NAME}/last.pt")
     other = home / "both"
@@ -687,10 +687,13 @@ def test_a_predictor_starts_from_another_and_is_read_as_it_was_trained(copied, f
     assert call(*verb, "--out_dir", copied / "corrected") == 0
     once, corrected = (np.load(copied / name / "predictor.npy") for name in ("once", "corrected"))
     assert np.abs(once - corrected).max() > 1e-4, "three looks more"
+    first.unlink()
+    assert call(*[flag for flag in flags if flag != "--restart"], "--learning_rate=1e-30", "--steps=2", "--start_from",
+                first) == 0, "it goes on from its checkpoint"  # fmt: skip
     for wrong in (copied / "none.pt", copied / f"models/{NAME}.pt"):
         assert call(*flags, *more, wrong) == 2
         assert str(wrong) in capsys.readouterr().err
-    assert read_checkpoint(path)["state"]["step"] == 1, "nothing was lost to it"
+    assert read_checkpoint(path)["state"]["step"] == 2, "nothing was lost to it"
 
 
 # Using the model

@@ -581,7 +581,7 @@ def test_strength_scales_the_change_and_zero_is_the_photo(changer, scene, tmp_pa
 def test_face_strength_weakens_the_change_on_the_face_alone(changer, tmp_path):
     """In both networks' boxes; hair changes as --strength says, beyond what was drawn if it is more than 1."""
     for box, size in (("49,90,80,100", (100, 80)), ("9,18,160,200", (200, 160))):
-        crop = np.full((*size, 3), 100, np.uint8)
+        crop = np.full((*size, 3), (100, 100, 101), np.uint8)  # what is grey would stay grey
         Image.fromarray(crop).save(tmp_path / "crop.png")
         flags = ["--infile", tmp_path / "crop.png", "--outfile", tmp_path / "out.png", "--overwrite", "--box", box]
         assert infer(changer, *flags, "--scale", 1, "--strength", 1.5, "--face_strength", 0.5) == 0
@@ -751,7 +751,7 @@ def test_the_model_file_knows_how_its_makeovers_were_scored(trained, faces):
         ("--infile missing.png", "no such file"),
         ("--infile nobody.png --outfile there.png", "there already"),
         ("--infile nobody.png --outfile nobody.png --overwrite", "the photo itself"),
-        ("--infile nobody.png --outfile nowhere/o.png", "not a folder that can be written to"),
+        ("--infile nobody.png --outfile nowhere/o.png", "is not there, or cannot be written to"),
         ("--infile nobody.png --outfile o.xyz", "expected a name that ends in"),
         ("--infile nobody.avi --outfile o.png", "expected a name that ends in"),
         ("--infile nobody.png --strength 2.5", "--strength"),

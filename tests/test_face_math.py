@@ -488,10 +488,13 @@ def test_an_encoder_starts_from_another_and_is_used_as_it_was_trained(copied, fa
     assert call(*verb, "--out_dir", copied / "corrected") == 0
     once, corrected = (np.load(next((copied / name / "z").glob("*.npy"))) for name in ("once", "corrected"))
     assert np.abs(once - corrected).max() > 1e-4, "three looks more"
+    first.unlink()
+    assert call(*[flag for flag in flags if flag != "--restart"], "--learning_rate=1e-30", "--steps=2", "--start_from",
+                first) == 0, "it goes on from its checkpoint"  # fmt: skip
     for wrong in (copied / "none.pt", copied / "models/faces_32_best_vae.pt"):
         assert call(*flags, *more, wrong) == 2
         assert str(wrong) in capsys.readouterr().err
-    assert read_checkpoint(path)["state"]["step"] == 1, "nothing was lost to it"
+    assert read_checkpoint(path)["state"]["step"] == 2, "nothing was lost to it"
 
 
 class NoHost(TorchDispatchMode):
@@ -836,9 +839,11 @@ def test_interpolating_between_photos_and_z_files(trained, faces, tmp_path):
     flags = ["--dataset_name=faces", "--run=interpolate", *VERB, *places(trained[0]), "--frames=5"]
     assert call(*flags, "--images", tmp_path / "a.npy", folder, tmp_path / "b.npy", "--out_dir", out) == 0
     z = np.load(out / "z.npy").reshape(3, 5, 8)
-    assert (z[0, 0] == -0.5).all() and (z[1, 0] == z[0, -1]).all()
+    assert np.allclose(z[0, 0], -0.5) and np.allclose(z[1, 0], z[0, -1])
     assert np.allclose(z[2], np.linspace(0.5, 0, 5)[:, None])
-    assert np.allclose(z[0, 2], (z[0, 0] + z[0, -1]) / 2, atol=1e-6)
+    long, middle = np.linalg.norm(z, axis=2), (z[0, 0] + z[0, -1]) / 2
+    assert np.allclose(long[0], np.linspace(long[0, 0], long[0, -1], 5), atol=1e-5), "a short one would be grey"
+    assert np.allclose(z[0, 2] / long[0, 2], middle / np.linalg.norm(middle), atol=1e-5)
     rows = table(out / "manifest.tsv")
     assert [row["path"] for row in rows] == list("000001111122222")
     assert all((out / row["file"]).exists() for row in rows)
@@ -892,6 +897,12 @@ def test_arithmetic_with_attributes(copied, faces, tmp_path, capsys):
         source = np.asarray(Image.open(tmp_path / "a" / row["source"]))
         assert (np.abs(plain[row["file"]] - source).max() == 0) == ("+0.00" in row["file"])
     assert call("--dataset_name=faces", *flags, "--out_dir", tmp_path / "b") == 0, "the vectors are kept"
+    path = copied / "models/faces_32_best_encoder.pt"
+    other = read_checkpoint(path)
+    other["encoder"]["fc.weight"] *= 2
+    torch.save(other, path)
+    assert call("--dataset_name=faces", *flags) == 2, "not for another encoder, which reads other z"
+    assert "give --dataset_dir" in capsys.readouterr().err
 
 
 def portrait(faces, path):

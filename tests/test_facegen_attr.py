@@ -659,6 +659,11 @@ def test_own_photos_need_no_labels(trained, faces, tmp_path, capsys):
     assert f"{photo.name} shows" in capsys.readouterr().out
     (row,) = rows_of(tmp_path / "out/manifest.tsv")
     assert row["request"] == "Smiling=1" and (tmp_path / "out" / row["source"]).exists()
+    assert call(*flags, "--run", "generate", "--request", "Male=1", "--shows", "Male=1") == 0
+    assert f"{photo.name}: that is what it shows already" in capsys.readouterr().out
+    assert call(*flags, "--run", "generate", "--shows", "Male=1,Smiling=0") == 0
+    told = capsys.readouterr().out
+    assert "shows Male\n" in told and f"turned round: {photo.name} Male=0" in told
     assert call(*flags, "--run", "generate", "--predictor_path", tmp_path / "none.pt") == 2
     assert "--run train_predictor" in capsys.readouterr().err
     Image.new("RGB", (64, 64), "green").save(tmp_path / "green.png")
@@ -750,13 +755,14 @@ def test_a_session_keeps_every_step(tmp_path):
 def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
     session = make_session(tmp_path / "s")
     wrong = ["more", "+Mael", "what", "Male=x", "Male=3", "save face.xyz", ""]
-    right = ["-Male Bangs=0.5", "more 0.25", "undo", "show", *[f"save {tmp_path / 'face.png'}"] * 2, "help"]
+    saves = [f"save {tmp_path / name}" for name in ("face.png", "face.png", "my face.png")]
+    right = ["-Male Bangs=0.5", "more 0.25", "undo", "show", *saves, "help"]
     talk(session, io.StringIO("\n".join([*wrong, *right, "quit", "+Bald"])))
     output = capsys.readouterr().out
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     says = "nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", ".png", "exists"
     assert all(text in error for text, error in zip(says, errors, strict=True)), errors
-    assert "undo " in output and (tmp_path / "face.png").exists()
+    assert "undo " in output and (tmp_path / "face.png").exists() and (tmp_path / "my face.png").exists()
     assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"
     assert parse_changes(["+Male", "-Bald", "Bangs=0.5"]) == {"Male": 1, "Bald": -1, "Bangs": 0.5}
 

@@ -374,6 +374,14 @@ def test_training_stops_by_itself(faces, home, capsys):
     assert "stopped by itself" in capsys.readouterr().out
 
 
+def test_patience_counts_looks(faces, home, capsys):
+    """Above fifty epochs it looks at validation less often than once an epoch: here every fourth."""
+    flags = ["--learning_rate=1e-30", "--patience=2", "--epoch=200", "--train_size=16"]
+    assert call("--dataset_dir", faces, *SMALL, *places(home), *flags) == 0
+    assert "in 2 looks" in capsys.readouterr().out
+    assert read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"] >= 3 * 4 * 2
+
+
 def test_relu_embedding_and_other_sizes_train(faces, home):
     for size in ([32, 32], [128, 128], [64, 32]):
         flags = ["--y_height", size[0], "--y_width", size[1], "--embed_activation=relu", "--steps=2", *SMALL]

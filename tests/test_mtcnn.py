@@ -267,6 +267,9 @@ def test_align_and_paste():
         assert is_red(changed[y, x]) and (changed[0, -1] == photo[0, -1]).all()
     with pytest.raises(InputError):
         align(photo, np.zeros((5, 2)))
+    grey = np.random.default_rng(0).integers(0, 256, (60, 50, 1), np.uint8).repeat(3, 2)
+    made = paste(grey, flat(218, 178), np.eye(2, 3) * 3)
+    assert (made == made[..., :1]).all() and (made != grey).any(), "a grey photo stays grey"
 
 
 def test_only_what_has_changed_is_added():
@@ -410,6 +413,7 @@ def test_red_through_the_command(tmp_path, monkeypatch):
 def test_all_faces_of_several_inputs(photos, tmp_path):
     out_dir = tmp_path / "out"
     inputs, flags = [photos / "sub", photos / "one.png", photos / "one.jpg"], ["--size", 32, "--margin", 1]
+    inputs.append(photos / "one.png")  # twice is once
     assert crop_folder("--in_dir", *inputs, "--out_dir", out_dir, "--which", "all", *flags) == 0
     assert set(crops(out_dir)) >= {"two.jpg", "two_face2.jpg", "one.jpg", "one_2.jpg"}
 

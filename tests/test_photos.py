@@ -23,7 +23,6 @@ from common.photos import (
     media_files,
     named_files,
     numbered_frames,
-    read_frames,
     read_image,
     save_pictures,
     write_film,
@@ -38,7 +37,7 @@ def test_red_stays_red(tmp_path, name):
     image = read_image(tmp_path / name)
     assert image.shape == (40, 60, 3) and image.dtype == np.uint8 and is_red(image)
     assert is_red(crop(image, (-5, 5, 30, 30), 32)) and is_red(align(image, TEMPLATE / 4)[0])
-    assert [frame for frame, _ in read_frames(tmp_path / name)] == ["a"]
+    assert [number for number, _ in numbered_frames(tmp_path / name)] == [None]
 
 
 def test_frames_of_video_and_gif(tmp_path):
@@ -47,11 +46,11 @@ def test_frames_of_video_and_gif(tmp_path):
     first, *others = map(Image.fromarray, frames)
     first.save(tmp_path / "clip.gif", save_all=True, append_images=others)
     for name in ("clip.mp4", "clip.gif"):
-        read = dict(read_frames(tmp_path / name))
-        assert list(read) == [f"clip_00000{number}" for number in range(5)]
-        assert is_red(read["clip_000004"]) and read["clip_000001"][..., 1].min() > 150
-        assert read["clip_000003"][..., 2].min() > 150 and is_red(read_image(tmp_path / "clip.gif"))
-        assert [frame for frame, _ in read_frames(tmp_path / name, every=2)] == [f"clip_00000{n}" for n in (0, 2, 4)]
+        read = dict(numbered_frames(tmp_path / name))
+        assert list(read) == [0, 1, 2, 3, 4]
+        assert is_red(read[4]) and read[1][..., 1].min() > 150
+        assert read[3][..., 2].min() > 150 and is_red(read_image(tmp_path / "clip.gif"))
+        assert [number for number, _ in numbered_frames(tmp_path / name, every=2)] == [0, 2, 4]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
@@ -139,12 +138,12 @@ def test_damaged(tmp_path):
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(InputError) as error:
-            list(read_frames(path))
+            list(numbered_frames(path))
         assert str(path) in str(error.value) and "\n" not in str(error.value)
     os.mkfifo(tmp_path / "pipe.jpg")
     for path in (tmp_path / "missing.jpg", tmp_path / "missing.gif", tmp_path / "missing.mp4", tmp_path / "pipe.jpg"):
         with pytest.raises(InputError, match=path.name):
-            list(read_frames(path))
+            list(numbered_frames(path))
     (tmp_path / "whole.jpg").write_bytes(good)
     assert abs(read_image(tmp_path / "whole.jpg").astype(int) - sketch()).mean() < 3
 

@@ -405,12 +405,17 @@ def test_out_of_memory_names_the_batch_size_to_try(lost, capsys, monkeypatch):
     def verb(args):
         raise lost
 
-    args = argparse.Namespace(run="sample", batch_size=64, restart=False, shipped="", sample_dir=".")
+    args = argparse.Namespace(run="train", batch_size=64, shipped="")
+    monkeypatch.setattr(plumbing, "check_places", lambda args: None)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as stop:
-        plumbing.run(lambda argv: args, {"sample": verb})
+        plumbing.run(lambda argv: args, {"train": verb})
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: out of memory with --batch_size 64: try --batch_size 32\n"
+    args.run = "sample"  # which has no batches
+    with pytest.raises(SystemExit):
+        plumbing.run(lambda argv: args, {"sample": verb})
+    assert capsys.readouterr().err == "error: out of memory\n"
     lost = RuntimeError("sizes do not fit")  # what is a mistake of the program is shown as one
     with pytest.raises(RuntimeError, match="do not fit"):
         plumbing.run(lambda argv: args, {"sample": verb})
