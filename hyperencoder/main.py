@@ -92,7 +92,7 @@ def parse_args(argv=None):
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
     add("--all_faces", **SWITCH, default=False, help="swap: every face, not only the largest")
 
-    named = dict(recipe=["recipe"], y_height=["y_height"], y_width=["y_width"])
+    named = {name: [name] for name in ("recipe", "y_height", "y_width", "embed_size")}
     args = plumbing.read_flags(parser, argv, defaults, named, model_of)
     chosen = args.run or ("train" if args.train in (None, True) else "test")
     if args.train is not None and args.train != chosen.startswith("train"):

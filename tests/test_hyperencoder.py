@@ -484,6 +484,11 @@ def test_red_stays_red_on_a_sheet(tmp_path):
         assert picture[24, 24].tolist() == [255, 0, 0], "in the middle of the picture, which is four times as large"
 
 
+def test_a_model_with_another_embedding_is_not_taken(trained, capsys):
+    assert call("--train=False", "--embed_size=13", *places(trained[0])) == 2
+    assert "fits" in capsys.readouterr().err
+
+
 def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     folder, _ = trained
     assert call("--dataset_dir", faces, "--run=anomaly", *SMALL, *places(folder)) == 0
