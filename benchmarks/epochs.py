@@ -75,10 +75,11 @@ def main(argv=None):
         if code := subprocess.run(list(map(str, command))).returncode:
             sys.exit(code)  # it has said why
         file = place(args, "checkpoint", run_name(args))
-        step, steps = read_checkpoint(file)["state"]["step"], epoch * epoch_steps
+        content, steps = read_checkpoint(file), epoch * epoch_steps
+        step = content["state"]["step"]
         if step != steps:
             raise InputError(f"{file} is of step {step}, not of epoch {epoch}, {steps}: give another --checkpoint_dir")
-        model = read_model(file, device, autocast)
+        model = read_model(file, device, autocast, content)
         rounds = rounds_of(args, model, faces, c)
         for number, (x, asked) in enumerate(rounds):
             images, rate = to_uint8(x), float("nan")

@@ -548,7 +548,7 @@ def paste(photo, face, matrix, before=None, weight=None):
     weight = cv2.warpAffine(weight, inverse, size, flags=cv2.INTER_LINEAR).clip(0, 1)[..., None]
     face = np.ascontiguousarray(face, np.float32)
     change = warp(face, inverse, size) - part if before is None else warp(face - np.float32(before), inverse, size)
-    if (photo == photo[..., :1]).all():  # what is grey stays grey
+    if (part == part[..., :1]).all():  # what is grey stays grey
         change = change.mean(2, keepdims=True)
     part[:] = (part + weight * change).round().clip(0, 255)
     return result

@@ -67,7 +67,7 @@ def sample(args):
     images = np.concatenate([to_uint8(gan.generate(z[part])) for part in in_chunks(z)])
     save_pictures(out / "pictures", [f"{i:06d}" for i in range(args.count)], images)
     np.save(out / "latents.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {f"drawn of random latents, seed {args.seed}": gan.generate(z[:64])})
+    save_sheet(out / "sheet.png", {f"drawn of random latents, seed {args.seed}": to_tensor(images[:64])})
     print(f"{args.count} pictures, latents.npy and sheet.png in {out}")
 
 

@@ -59,8 +59,7 @@ def train_encoder(args):
     facts = dict(data=records.describe(), inverts=gan.version)
     flags, name = beside(args, "_encoder")
     journal = Journal(flags, name, parts, len(rows), about, facts, device, rank)
-    first = saved_encoder(args, args.start_from) if journal.fresh and args.start_from else gan.encoder
-    if journal.fresh and first:
+    if journal.fresh and (first := saved_encoder(args, args.start_from) if args.start_from else gan.encoder):
         for network in (encoder, ema):
             network.start_as(first.state_dict())
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)

@@ -23,7 +23,7 @@ def sample(args):
     images = np.concatenate([to_uint8(model.decode(z[part])) for part in in_chunks(z)])
     save_pictures(out / "faces", [f"{i:06d}" for i in range(args.count)], images)
     np.save(out / "z.npy", z.cpu().numpy())
-    save_sheet(out / "sheet.png", {f"drawn of random z, seed {args.seed}": model.decode(z[:64])})
+    save_sheet(out / "sheet.png", {f"drawn of random z, seed {args.seed}": to_tensor(images[:64])})
     print(f"{args.count} faces, z.npy and sheet.png in {out}")
 
 

@@ -43,19 +43,7 @@ from face_math.gan import (
 )
 from face_math.loading import beside, load_records, make_discriminator, make_encoder, make_generator, split, start_from
 from face_math.model import SIZES, draw_z, prior_distance
-from face_math.plumbing import (
-    SWITCH,
-    Journal,
-    descend,
-    make_adam,
-    make_ema,
-    path,
-    replayed,
-    setup,
-    up_to,
-    update_ema,
-    whole,
-)
+from face_math.plumbing import SWITCH, Journal, descend, make_adam, make_ema, path, replayed, setup, up_to, update_ema
 from face_math.projection import COMPLETE, SEARCHES
 from face_math.sheets import show_drawn
 from face_math.ship import ship
@@ -280,7 +268,7 @@ def train(args):
                 z_again = encoder(x_fake.detach()).float() if encoder else z
             total = losses["g"] = generator_loss(d_fake)
             if encoder:
-                z_loss = F.mse_loss(z_again, z) + prior_distance(whole(z_hat), whole(z), directions)
+                z_loss = F.mse_loss(z_again, z) + prior_distance(plumbing.whole(z_hat), plumbing.whole(z), directions)
                 losses |= dict(rec=F.mse_loss(x_hat, x), z=z_loss)
                 total = total + args.lambda_rec * losses["rec"] + z_loss
             descend(total, g_optimizer)

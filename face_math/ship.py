@@ -26,9 +26,9 @@ def ship(args):
         if not part and find_part(args, "_encoder")[1]:
             names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
         networks = {name: content[shown_part(content, name)] for name in names}
-        for name in ("generator", "encoder") if part in ("", "_encoder") else ():
-            if name in networks:
-                written[name] = version_of({"fc.weight": unpacked(packed(networks[name]["fc.weight"]))})
+        if part in ("", "_encoder"):
+            for name, weights in networks.items():
+                written[name] = version_of({"fc.weight": unpacked(packed(weights["fc.weight"]))})
         if part and "inverts" in content["args"]:
             content["args"]["inverts"] = written["generator"]
         write_shipped(out / f"gan{part}.pt", content, networks, about)

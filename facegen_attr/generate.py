@@ -38,9 +38,9 @@ def changes(args, model):
     if columns:
         asked = c.clone()
         asked[:, columns] = values
-        for row, place in enumerate(places or []):
-            if torch.equal(asked[row], c[row]):
-                print(f"{place.name}: that is what it shows already, so it stays; --shows says what is misread")
+        still = (asked == c).all(1).tolist()
+        for name in dict.fromkeys(place.name for row, place in enumerate(places or []) if still[row]):
+            print(f"{name}: that is what it shows already, so it stays; --shows says what is misread")
         return x, c, asked, [as_request([names[k] for k in columns], values)] * len(c), places
     asked = flipped(c, (turns % len(names) + 0.5) / len(names), exclusions(names))
     texts = []
@@ -49,8 +49,8 @@ def changes(args, model):
         turned = [k for k in turned if after[k]] or turned
         texts.append(as_request([names[k] for k in turned], after[turned]))
     if places:
-        turned = {f"{place.name} {text}": None for place, text in zip(places, texts, strict=True)}
-        print(f"nothing was asked for by --request, so one attribute is turned round: {', '.join(turned)}")
+        told = dict.fromkeys(f"{place.name} {text}" for place, text in zip(places, texts, strict=True))
+        print(f"nothing was asked for by --request, so one attribute is turned round: {', '.join(told)}")
     return x, c, asked, texts, places
 
 

@@ -139,7 +139,10 @@ def parse_args(argv=None):
         raise InputError("--width is of --network conditional (--recipe best); the document's networks have their own")
     if args.lambda_attributes and args.network != "conditional":
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
-    parse_condition(args.request or "")
+    if args.shows and not (args.images or args.web):
+        raise InputError("--shows says what --images show")
+    for condition in (args.request, args.shows):
+        parse_condition(condition or "")
     return args
 
 

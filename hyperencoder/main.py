@@ -152,12 +152,13 @@ def train(args):
     about = f"{pictures} training and {len(np.concatenate(validation_rows))} validation faces"
     parts = dict(model=model, ema=ema, optimizer=optimizer)
     film = torch.zeros(0, 8, *model.size, 3, dtype=torch.uint8)
-    state = dict(people=people, waited=0, film=film)
+    state = dict(people=people, film=film)
     journal = Journal(
         args, run_name(args), parts, pictures, about, dict(data=records.describe()), device, rank, **state
     )
     journal.curve = "train"
     state = journal.state
+    state.setdefault("waited", 0)  # not above: a checkpoint from before it was kept still knows its best model
     if journal.fresh:
         if args.start_from:
             start_from(model, args.start_from)
@@ -215,7 +216,7 @@ def train(args):
             if journal.keep_if_best(error) and rank == 0 and len(people) > 1:
                 state["means"] = found["means"] = mean_embeddings(shown, records, train_rows, device, autocast)
             if args.patience and state["waited"] >= args.patience:
-                journal.stop(f"stopped by itself: no better validation MSE in {args.patience} looks, one an epoch")
+                journal.stop(f"stopped by itself: no better validation MSE in {args.patience} looks")
         if rank == 0 and journal.sheet_due:
             rows = compare(shown, records, validation_rows, people, device, autocast)
             journal.sheet(rows, tag="images/real_vs_predicted")
