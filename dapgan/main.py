@@ -155,8 +155,12 @@ def defaults(first):
     """What the chosen model, recipe, data and verb set; first: the flags at a first reading."""
     chosen = RECIPES[first.recipe][first.model] | dict(train_size=TRAIN_SIZE[first.recipe], image_size=64)
     chosen |= dict(categorical="10" if first.model == "infogan" else "none", continuous=2 * (first.model != "began"))
-    if first.recipe == "best" and first.model == "infogan":  # the rate that D can stand falls with its width
-        chosen["d_rate"] = min(1.0, 32 / (first.hidden or chosen["hidden"]))
+    if first.recipe == "best":  # the rate that D can stand falls with its width; BEGAN's two networks are alike
+        hidden = first.hidden or chosen["hidden"]
+        if first.model == "infogan":
+            chosen["d_rate"] = min(1.0, 32 / hidden)
+        else:
+            chosen["learning_rate"] *= min(1.0, 16 / hidden)
     if first.data != "celeba":
         chosen |= dict(image_size=32, dataset_name=first.data)
         if first.recipe == "best":

@@ -592,6 +592,14 @@ def test_a_wide_infogan_has_a_slower_discriminator(recipe, flags, rate):
     assert script.parse_args(["--model=infogan", f"--recipe={recipe}", "--dataset_dir=x", *flags]).d_rate == rate
 
 
+@pytest.mark.parametrize(("model", "recipe", "flags", "rate"), [
+    ("info_began", "document", [], 0.0001), ("info_began", "best", [], 0.00025), ("began", "best", [], 0.00025),
+    ("info_began", "best", ["--hidden=8"], 0.0005), ("info_began", "best", ["--learning_rate=0.001"], 0.001),
+    ("info_began", "best", ["--run=train_predictor"], 0.0005)])  # fmt: skip
+def test_a_wide_began_is_slower(model, recipe, flags, rate):
+    assert script.parse_args([f"--model={model}", f"--recipe={recipe}", "--dataset_dir=x", *flags]).learning_rate == rate
+
+
 def test_rates_are_halved_down_to_the_floor():
     args = argparse.Namespace(learning_rate=0.0003, decay_every=100)
     rates = [rate_at(args, step) for step in (1, 99, 100, 200, 300, 9999)]
