@@ -597,7 +597,8 @@ def test_a_wide_infogan_has_a_slower_discriminator(recipe, flags, rate):
     ("info_began", "best", ["--hidden=8"], 0.0005), ("info_began", "best", ["--learning_rate=0.001"], 0.001),
     ("info_began", "best", ["--run=train_predictor"], 0.0005)])  # fmt: skip
 def test_a_wide_began_is_slower(model, recipe, flags, rate):
-    assert script.parse_args([f"--model={model}", f"--recipe={recipe}", "--dataset_dir=x", *flags]).learning_rate == rate
+    args = script.parse_args([f"--model={model}", f"--recipe={recipe}", "--dataset_dir=x", *flags])
+    assert args.learning_rate == rate
 
 
 def test_rates_are_halved_down_to_the_floor():
