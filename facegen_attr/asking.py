@@ -1,7 +1,5 @@
 """What generate and refine begin from, and what they ask for: requests, test faces, one's own photos."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,11 +7,11 @@ import torch.nn.functional as F
 from common.celeba import SQUARE, CelebA, attribute_indices, find_faces, parse_condition, to_tensor, to_uint8
 from common.mtcnn import MTCNN, rescale
 from common.photos import InputError
-from facegen_attr import plumbing
 from facegen_attr.attributes import contradictions
-from facegen_attr.loading import attributes_of, load_records, picture_size
-from facegen_attr.plumbing import fill, need_data, read_checkpoint
-from facegen_attr.predictor import SIZE, Predictor, predict
+from facegen_attr.loading import attributes_of, load_predictor, load_records, picture_size
+from facegen_attr.model import READ_SIZE
+from facegen_attr.plumbing import need_data
+from facegen_attr.predictor import predict
 
 
 def wanted(request, attributes):
@@ -71,38 +69,18 @@ def test_faces(args, model):
     return to_tensor(records.images[rows]), attributes_of(records, model.flags.attributes)[rows]
 
 
-def predictor_file(args):
-    """Where the predictor of the run is: --predictor_path, else beside the model."""
-    folder = Path(args.model_path).parent if args.model_path.endswith(".pt") else Path(args.model_path)
-    return Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
-
-
-def load_predictor(args, device, why):
-    """The predictor of the run, else the one that comes with the program, which is only used.
-
-    InputError: there is none, and why one is needed.
-    """
-    path = predictor_file(args)
-    if not args.predictor_path:  # who has trained an editor alone has the one that comes with the program
-        others = path.with_name("predictor.pt"), plumbing.PROJECT / "predictor.pt"
-        path = next((file for file in (path, *others) if file.exists()), path)
-    if not path.exists():
-        raise InputError(f"no {path}: --run train_predictor makes it, {why}")
-    return fill(Predictor(), read_checkpoint(path), "predictor", path).to(device).eval().requires_grad_(False)
-
-
 def own_faces(args, model, paths):
     """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, but for
     those that --shows names, and the Place of each in its photo. A clip's face has those of most of its frames.
     """
     predictor = load_predictor(args, model.device, "so that nobody has to label a photo by hand")
     size, names = model.flags.image_size, model.flags.attributes
-    side, which = max(SIZE, size), "all" if args.all_faces else "largest"
+    side, which = max(READ_SIZE, size), "all" if args.all_faces else "largest"
     images, files, skipped, places = find_faces(paths, SQUARE, (side, side), MTCNN(model.device), which)
     for file, reason in skipped:
         print(f"skipped {file}: {reason}")
     x = to_tensor(images)
-    read = predict(predictor, to_uint8(F.interpolate(x, (SIZE, SIZE), mode="area")))
+    read = predict(predictor, to_uint8(F.interpolate(x, (READ_SIZE, READ_SIZE), mode="area")))
     c = read[:, attribute_indices(names)]
     for file in set() if args.all_faces else {place.file for place in places}:
         frames = [row for row, place in enumerate(places) if place.file == file]

@@ -71,6 +71,8 @@ def generate(args):
     edits = model.flags.model == "dcgan5"
     if edits:
         start, c, asked, texts, places = changes(args, model)
+        if any(spot.frame for spot in places or ()):  # frames of a clip are asked alike, so that nothing flickers
+            model = model._replace(predictor=None)
     else:
         pool, count = seen_together(args, model), args.count or 16
         c = asked = draw_requests(pool, model.flags.attributes, args.request, count, args.seed)

@@ -3,15 +3,18 @@
 import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from common import celeba
 from common.celeba import FULL, SQUARE, attribute_indices, subset
 from common.photos import InputError
 from facegen_attr import plumbing
 from facegen_attr.model import (
+    READ_SIZE,
     REFINERS,
     ConditionalDiscriminator,
     ConditionalGenerator,
@@ -20,11 +23,14 @@ from facegen_attr.model import (
     FullDiscriminator,
     FullGenerator,
     Generator,
+    Predictor,
+    fitted,
     initialise,
+    scaled,
     start_shape,
     tuned,
 )
-from facegen_attr.plumbing import find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
+from facegen_attr.plumbing import fill, find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
 
 
 def run_name(args):
@@ -129,41 +135,59 @@ def noise(flags, count, seed):
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def ask(flags, generator, start, c, asked, requests=None):
-    """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these.
-
-    requests: how an editor is to be asked, if it was tuned; see model.tuned.
-    """
-    return generator(start, tuned(asked - c, requests) if is_editor(flags) else asked)
+def ask(flags, generator, start, c, asked):
+    """A generator's answer: the picture of the attributes `asked`, or start with the attributes c changed to these."""
+    return generator(start, asked - c if is_editor(flags) else asked)
 
 
 class Model(NamedTuple):
-    """A generator and what it takes to ask it: the flags that it is trained with, device and autocast."""
+    """A generator and what it takes to ask it: the flags that it is trained with, device and autocast.
+
+    An editor that was tuned has requests, what to ask for beside (see model.tuned), and means, (2, A): what the
+    predictor says, on average, of faces without and with each attribute.
+    """
 
     generator: torch.nn.Module
     flags: argparse.Namespace
     device: torch.device
     autocast: Callable
     known: torch.Tensor = None  # (M, A), attributes as some of its training faces have them together
-    requests: torch.Tensor = None  # (2, A, A), of an editor: what to ask for beside; see model.tuned
+    requests: torch.Tensor = None  # (2, A, A)
+    means: torch.Tensor = None
+    predictor: torch.nn.Module = None
 
     @torch.no_grad()
     def answer(self, start, c, asked):
-        """ask() in evaluation mode, in chunks: (N, 3, H, W) float32 on the CPU.
+        """What ask() gives, in evaluation mode, in chunks: (N, 3, H, W) float32 on the CPU.
 
-        An editor is asked for the face and for its mirror image, of which the mean is given: what it does on one side
-        only is halved.
+        A tuned editor is asked, face by face, so that the predictor sees what was asked for, and little else; see
+        model.fitted.
         """
         self.generator.eval()
         pieces = []
         for part in in_chunks(asked):
-            begin, *given = (x[part].to(self.device) for x in (start, c, asked))
+            begin, was, to_be = (x[part].to(self.device) for x in (start, c, asked))
             with self.autocast():
-                x = ask(self.flags, self.generator, begin, *given, self.requests)
                 if is_editor(self.flags):
-                    x = (x + ask(self.flags, self.generator, begin.flip(3), *given, self.requests).flip(3)) / 2
+                    request = tuned(to_be - was, self.requests)
+                    if self.predictor is not None:
+                        request = fitted(self.edit, self.read, begin, was, to_be, request)
+                    x = self.edit(begin, request)
+                else:
+                    x = self.generator(begin, to_be)
             pieces.append(x.float().cpu())
         return torch.cat(pieces)
+
+    def edit(self, x, request):
+        """An editor's answer, the mean of what it makes of the face and of its mirror image: what it does on one side
+        only is halved.
+        """
+        return (self.generator(x, request) + self.generator(x.flip(3), request).flip(3)) / 2
+
+    def read(self, x):
+        """The predictor's reading of pictures (N, 3, H, W), (N, A): -1 and 1 for the mean faces without and with."""
+        logits = self.predictor(F.interpolate(x.float(), (READ_SIZE, READ_SIZE), mode="area")).float()
+        return scaled(logits[:, attribute_indices(self.flags.attributes)], self.means.to(self.device))
 
 
 def read_model(path, device="cpu", autocast=nullcontext, content=None):
@@ -178,11 +202,34 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     about = f"{flags.model}, step {state['step']}, {flags.recipe} recipe, {flags.image_size} pixels"
     print(f"model {path}: {about}, {len(flags.attributes)} attributes")
     generator = generator.to(device, memory_format=torch.channels_last).eval()
-    return Model(generator, flags, device, autocast, state.get("known"), state.get("requests"))
+    return Model(generator, flags, device, autocast, *map(state.get, ("known", "requests", "means")))
 
 
 def load_model(args):
-    """The best model of the run that the flags name, else its last checkpoint."""
+    """The best model of the run that the flags name, else its last checkpoint; with the predictor that it needs."""
     device, autocast, *_ = setup(args)
     path, content = find_model(args, run_name(args))
-    return read_model(path, device, autocast, content)
+    model = read_model(path, device, autocast, content)
+    if model.means is None:
+        return model
+    return model._replace(predictor=load_predictor(args, device, "so that the editor sees what it has changed"))
+
+
+def predictor_file(args):
+    """Where the predictor of the run is: --predictor_path, else beside the model."""
+    folder = Path(args.model_path).parent if args.model_path.endswith(".pt") else Path(args.model_path)
+    return Path(args.predictor_path or folder / f"{args.dataset_name}_predictor.pt")
+
+
+def load_predictor(args, device, why):
+    """The predictor of the run, else the one that comes with the program, which is only used.
+
+    InputError: there is none, and why one is needed.
+    """
+    path = predictor_file(args)
+    if not args.predictor_path:  # who has trained an editor alone has the one that comes with the program
+        others = path.with_name("predictor.pt"), plumbing.PROJECT / "predictor.pt"
+        path = next((file for file in (path, *others) if file.exists()), path)
+    if not path.exists():
+        raise InputError(f"no {path}: --run train_predictor makes it, {why}")
+    return fill(Predictor(), read_checkpoint(path), "predictor", path).to(device).eval().requires_grad_(False)

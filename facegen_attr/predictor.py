@@ -4,29 +4,11 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from common.celeba import ATTRIBUTES, batches, to_tensor
 from facegen_attr.loading import attributes_of, load_records, make_optimizer, run_name, split
+from facegen_attr.model import READ_SIZE, Predictor
 from facegen_attr.plumbing import Journal, descend, in_chunks, read_checkpoint, replayed, set_rate, setup, slice_of
-
-SIZE = 64  # the pictures it reads, whatever the size of those that are generated
-
-
-class Predictor(nn.Module):
-    """Square face crops (N, 3, 64, 64) in [-1, 1] -> logits (N, 40)."""
-
-    def __init__(self, width=32):
-        super().__init__()
-        layers, inputs = [], 3
-        for outputs in (width, 2 * width, 4 * width, 8 * width):  # 32, 16, 8, 4 pixels
-            layers += [nn.Conv2d(inputs, outputs, 4, stride=2, padding=1, bias=False)]
-            layers += [nn.BatchNorm2d(outputs), nn.LeakyReLU(0.1)]
-            inputs = outputs
-        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.5), nn.Linear(inputs * 16, len(ATTRIBUTES)))
-
-    def forward(self, x):
-        return self.layers(x)
 
 
 def shifted(x, numbers, most=4):
@@ -67,7 +49,7 @@ def train_predictor(args):
 
     # Data
     mine = slice_of(args.batch_size, rank, world)
-    records = load_records(args, (SIZE, SIZE), device, rank)
+    records = load_records(args, (READ_SIZE, READ_SIZE), device, rank)
     attributes = attributes_of(records, ATTRIBUTES)
     train_rows, validation_rows = split(args, records)
 

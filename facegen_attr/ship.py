@@ -1,7 +1,7 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
-from facegen_attr.asking import predictor_file
-from facegen_attr.loading import load_model, run_name
+from facegen_attr.loading import load_model, predictor_file, run_name
+from facegen_attr.model import Predictor
 from facegen_attr.plumbing import (
     fill,
     find_model,
@@ -12,7 +12,6 @@ from facegen_attr.plumbing import (
     trained_on,
     write_shipped,
 )
-from facegen_attr.predictor import Predictor
 
 
 def ship(args):
@@ -25,7 +24,7 @@ def ship(args):
     about, model = trained_on(args, content), load_model(args)
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
-    numbers = {"known": model.known, "requests": model.requests}
+    numbers = dict(known=model.known, requests=model.requests, means=model.means)
     write_shipped(out / f"{content['args']['model']}.pt", content, {"generator": content[part]}, about, **numbers)
     if (path := predictor_file(args)).exists():
         content = read_checkpoint(path)

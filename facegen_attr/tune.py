@@ -13,12 +13,19 @@ from tqdm import tqdm
 from common.celeba import attribute_indices, subset, to_tensor
 from common.photos import InputError
 from facegen_attr import plumbing
-from facegen_attr.asking import load_predictor
 from facegen_attr.attributes import exclusions, flipped
-from facegen_attr.loading import attributes_of, is_editor, load_records, picture_size, read_model, run_name, split
-from facegen_attr.model import tuned
+from facegen_attr.loading import (
+    attributes_of,
+    is_editor,
+    load_predictor,
+    load_records,
+    picture_size,
+    read_model,
+    run_name,
+    split,
+)
+from facegen_attr.model import READ_SIZE, scaled, tuned
 from facegen_attr.plumbing import find_model, place, setup, write_content
-from facegen_attr.predictor import SIZE
 
 FACES, STEPS, BATCH, RATE = 3000, 350, 48, 0.1
 OTHERS, BESIDE = 2.0, 1.5  # weights of what else changes, and of what is asked for beside; chosen on validation faces
@@ -34,22 +41,18 @@ def class_means(logits, c, names):
 
 
 def fit_requests(edit, read, x, c, names, steps):
-    """What is to be asked for beside each attribute that goes, and that comes, (2, A, A): see `tuned`.
+    """What is to be asked for beside each attribute that goes, and that comes, (2, A, A): see `tuned`; and class_means.
 
     edit: faces (N, 3, H, W) and changes (N, A) to faces; read: faces to logits (N, A); x: faces, c: their attributes.
-    A reading counts in units in which faces without and with the attribute have -1 and 1 on average. The loss is the
-    square of what the attribute that is turned round falls short of its mean, OTHERS times the squares of what the
-    others move between theirs, and BESIDE times those of what is asked for beside.
+    The loss is the square of what the reading (see `scaled`) of the attribute that is turned round falls short of its
+    mean, OTHERS times the squares of what the others move between theirs, and BESIDE times those of what is asked for
+    beside.
     """
     device, exclusive = c.device, exclusions(names).to(c.device)
     with torch.no_grad():
         logits = read(x)
-    without, there = class_means(logits, c, names)
-
-    def scaled(logits):
-        return (2 * logits - without - there) / (there - without).clamp(min=1e-3)
-
-    before = scaled(logits).clamp(-1, 1)
+    means = class_means(logits, c, names)
+    before = scaled(logits, means).clamp(-1, 1)
     requests = torch.zeros(2, len(names), len(names), device=device, requires_grad=True)
     optimizer, random = torch.optim.Adam([requests], RATE, betas=(0.8, 0.99)), torch.Generator().manual_seed(0)
     each = torch.arange(BATCH, device=device)
@@ -60,7 +63,7 @@ def fit_requests(edit, read, x, c, names, steps):
         rows = torch.randint(len(x), (BATCH,), generator=random).to(device)
         asked = flipped(c[rows], turns, exclusive)
         comes = asked[each, chosen]
-        after = scaled(read(edit(x[rows], tuned(asked - c[rows], requests))))
+        after = scaled(read(edit(x[rows], tuned(asked - c[rows], requests))), means)
         short = 1 - (2 * comes - 1) * after[each, chosen]
         moved = (after.clamp(-1, 1) - before[rows]) * (asked == c[rows])
         beside = requests[comes.long(), chosen]
@@ -68,11 +71,14 @@ def fit_requests(edit, read, x, c, names, steps):
         optimizer.zero_grad()
         losses.mean().backward()
         optimizer.step()
-    return requests.detach()
+    return requests.detach(), means
 
 
 def measure(model, read, x, c):
-    """Each face x with one attribute turned round: the shares where the predictor reads it so, and others otherwise."""
+    """Each face x with one attribute turned round: the shares where it is read so, and others otherwise.
+
+    read: faces to readings, as of `scaled`, above 0 where an attribute is there.
+    """
     names, rows = model.flags.attributes, torch.arange(len(x))
     turned = rows % len(names)
     asked = flipped(c, (turned + 0.5) / len(names), exclusions(names))
@@ -101,19 +107,20 @@ def tune(args):
     columns, c = attribute_indices(names), attributes_of(records, names)
 
     def read(x):
-        parts = (F.interpolate(part, (SIZE, SIZE), mode="area") for part in x.split(64))
+        parts = (F.interpolate(part, (READ_SIZE, READ_SIZE), mode="area") for part in x.split(64))
         return torch.cat([predictor(part)[:, columns] for part in parts])
 
     train_rows, validation_rows = split(args, records, most=500)
     rows = subset(train_rows, FACES, args.seed)
-    requests = fit_requests(
+    requests, means = fit_requests(
         model.generator, read, to_tensor(records.images[rows], device), c[rows].to(device), names, STEPS
     )
     x, c = to_tensor(records.images[validation_rows]), c[validation_rows]
-    for label, table in (("untuned", None), ("tuned", requests)):
-        changed, others = measure(model._replace(requests=table), read, x, c)
+    asker = model._replace(requests=requests, means=means, predictor=predictor)
+    for label, way in (("untuned", model._replace(requests=None)), ("tuned", asker)):
+        changed, others = measure(way, asker.read, x, c)
         print(f"{label}: {len(x)} validation faces, {changed:.1%} changed as asked, {others:.1%} of others read anew")
-    content["state"]["requests"] = requests.cpu()
+    content["state"] |= dict(requests=requests.cpu(), means=means.cpu())
     if "about" in content:  # a small file, such as come with the program
         content["generator"] = {name: plumbing.packed(x) for name, x in content["generator"].items()}
     write_content(path, content)

@@ -45,8 +45,10 @@ from facegen_attr.model import (
     FullDiscriminator,
     FullGenerator,
     Generator,
+    Predictor,
     attribute_loss,
     attribute_planes,
+    fitted,
     initialise,
     mismatch_loss,
     reconstruction_loss,
@@ -55,7 +57,7 @@ from facegen_attr.model import (
     tuned,
 )
 from facegen_attr.plumbing import make_ema, read_checkpoint
-from facegen_attr.predictor import Predictor, balanced_accuracy, shifted
+from facegen_attr.predictor import balanced_accuracy, shifted
 from facegen_attr.refine import Session, parse_changes, talk
 from facegen_attr.tune import fit_requests
 from facegen_attr.validation import OBEYED, obeyed
@@ -902,7 +904,7 @@ def test_tuning_takes_away_what_goes_along_and_asks_more_for_what_is_hard():
     makes = torch.tensor([[1.0, 0.6, 0], [0, 1.0, 0], [0, 0, 0.5]])
     c = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3).repeat(8, 1)
     x = torch.einsum("na,achw->nchw", 2 * c - 1, patterns)
-    requests = fit_requests(
+    requests, means = fit_requests(
         lambda x, change: x + 2 * torch.einsum("na,achw->nchw", change @ makes, patterns),
         lambda x: 3 * x[:, :, 0, 0] + 1, x, c, names, 100,
     )  # fmt: skip
@@ -910,8 +912,35 @@ def test_tuning_takes_away_what_goes_along_and_asks_more_for_what_is_hard():
         asked = tuned(sign * torch.eye(3), requests) @ makes * sign
         assert abs(asked[0, 1]) < 0.35, "0.6 as it was"
         assert asked[2, 2] > 0.58 and asked[[0, 1], [0, 1]].min() > 0.9, value
+    assert torch.equal(means, torch.tensor([[-2.0] * 3, [4.0] * 3]))
     with pytest.raises(InputError, match="with and without Eyeglasses"):
         fit_requests(None, lambda x: x[:, :, 0, 0], x[:, :, :1, :1], c * torch.tensor([1.0, 0, 1]), names, 1)
+
+
+def test_each_face_is_asked_as_it_takes():
+    """Of an editor that makes less than half of a smile on every second face, and takes glasses along there."""
+    patterns, c = torch.eye(3).view(3, 3, 1, 1), torch.tensor([[0.0, 0, 1], [0, 0, 1]])
+    makes = torch.stack([torch.eye(3), torch.tensor([[0.4, 0.2, 0], [0, 1.0, 0], [0, 0, 1.0]])])
+    x = torch.einsum("na,achw->nchw", 2 * c - 1, patterns)
+
+    def edit(x, request):
+        return x + 2 * torch.einsum("na,nab,bchw->nchw", request, makes, patterns)
+
+    def read(x):
+        return x[:, :, 0, 0]
+
+    def readings(degree):
+        """Of what is asked for alone, and of the request that was fitted."""
+        asked = c.clone()
+        asked[:, 0] = (degree + 1) / 2
+        return [read(edit(x, way)) for way in (asked - c, fitted(edit, read, x, c, asked, asked - c))]
+
+    (easy, hard), (easy_fit, hard_fit) = readings(1.0)
+    assert torch.allclose(easy_fit, easy, atol=0.02), "what comes anyway is not asked for more"
+    assert hard[0] < 0 < hard_fit[0] - 0.1 and hard_fit[1] < hard[1] - 0.15, "more of a smile, and less of glasses"
+    assert hard_fit[2] > 0.98
+    assert readings(2.0)[1][1, 0] > hard_fit[0] + 0.3, "more where more is asked for"
+    assert torch.equal(readings(-1.0)[1], read(x)), "nothing where nothing is"
 
 
 def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_path, monkeypatch, capsys):
@@ -938,7 +967,19 @@ def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_pat
     )
     assert call(*flags, "--run", "ship", "--out_dir", tmp_path / "facegen_attr") == 0
     shipped = read_checkpoint(tmp_path / "facegen_attr/dcgan5.pt")
-    assert torch.equal(shipped["state"]["requests"], after["state"]["requests"])
+    for name in ("requests", "means"):
+        assert torch.equal(shipped["state"][name], after["state"][name])
+
+    # A photo's face is asked by itself; the frames of a clip are asked alike
+    first, second = (Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:2])
+    first.save(tmp_path / "me.png")
+    first.save(tmp_path / "clip.gif", save_all=True, append_images=[second], duration=90)
+    counts = []
+    monkeypatch.setattr("facegen_attr.loading.fitted", lambda *given: counts.append(len(given[2])) or given[-1])
+    for name in ("me.png", "clip.gif"):
+        request = ["--images", tmp_path / name, "--request", "Smiling=1", "--shows", "Smiling=0"]
+        assert call(*flags, "--run", "generate", *request, "--out_dir", tmp_path / f"made_{name}") == 0
+    assert counts == [1]
     monkeypatch.setattr(script.plumbing, "PROJECT", tmp_path / "facegen_attr")
     assert call(*flags, "--run", "tune", "--model_path", tmp_path / "facegen_attr/dcgan5.pt") == 2
     assert "comes with the program" in capsys.readouterr().err
