@@ -17,7 +17,7 @@ from common.celeba import ATTRIBUTES
 NOISE = 100  # numbers of noise
 READ_SIZE = 64  # of the pictures that the predictor reads, whatever the size of those that are generated
 FIT_STEPS, FIT_RATE = 8, 0.15  # of `fitted`; these and the next were chosen on validation faces
-ENOUGH, BESIDE = 0.7, 0.3
+ENOUGH, BESIDE = 0.9, 3.0
 REPEAT = 10  # how often an attribute stands in the input of dcgan3, 4 and 5, so that the picture does not drown it
 CUBES = ("dcgan3", "dcgan4", "dcgan5")  # generators that begin from something of a picture's shape
 REFINERS = ("dcgan4", "dcgan5")  # those that are fed a picture
@@ -213,8 +213,13 @@ def tuned(change, requests):
     if requests is None:
         return change
     gone, come = requests.to(change.device)
-    asked = change + (-change).clamp(min=0) @ gone + change.clamp(min=0) @ come
-    return torch.where(change > 0, torch.maximum(asked, change), asked.where(change == 0, torch.minimum(asked, change)))
+    return no_less(change + (-change).clamp(min=0) @ gone + change.clamp(min=0) @ come, change)
+
+
+def no_less(request, change):
+    """A request (N, A) in which nothing that is wanted, change (N, A), is asked for less than it is wanted."""
+    more = torch.where(change > 0, torch.maximum(request, change), torch.minimum(request, change))
+    return torch.where(change == 0, request, more)
 
 
 def scaled(logits, means):
@@ -234,7 +239,7 @@ def fitted(edit, read, x, c, asked, request):
     attributes as they are and as they are to be; request: what most faces take. A few steps of Adam, by gradients
     through editor and predictor; the loss is the square of what an attribute that turns round falls short of ENOUGH,
     times the degree, of its mean; that of what those that are to stay move; and BESIDE times that of what is asked for
-    otherwise. Where nothing turns round, the request stays.
+    otherwise. Nothing is asked for less than it is wanted; where nothing turns round, the request stays.
     """
     change, side = asked - c, 1 - 2 * c  # side: from not there to there, or back
     goal, turns, stays = ENOUGH * (2 * asked - 1), change * side > 0, change == 0
@@ -250,6 +255,7 @@ def fitted(edit, read, x, c, asked, request):
             loss = short.square() + moved.square() + BESIDE * (fit - request).square()
             (fit.grad,) = torch.autograd.grad(loss.sum(), fit)
         optimizer.step()
+        fit.copy_(no_less(fit, change))
     return torch.where(turns.any(1, keepdim=True), fit.detach(), request)
 
 
