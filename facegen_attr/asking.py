@@ -73,7 +73,7 @@ def own_faces(args, model, paths):
     """Photos as face crops at the model's size, with the attributes (N, A) that the predictor reads in them, but for
     those that --shows names, and the Place of each in its photo. A clip's face has those of most of its frames.
     """
-    predictor = load_predictor(args, model.device, "so that nobody has to label a photo by hand")
+    predictor = model.predictor or load_predictor(args, model.device, "so that nobody has to label a photo by hand")
     size, names = model.flags.image_size, model.flags.attributes
     side, which = max(READ_SIZE, size), "all" if args.all_faces else "largest"
     images, files, skipped, places = find_faces(paths, SQUARE, (side, side), MTCNN(model.device), which)

@@ -186,8 +186,12 @@ class Model(NamedTuple):
 
     def read(self, x):
         """The predictor's reading of pictures (N, 3, H, W), (N, A): -1 and 1 for the mean faces without and with."""
+        return scaled(self.logits(x), self.means.to(self.device))
+
+    def logits(self, x):
+        """What the predictor says of the attributes in pictures (N, 3, H, W): (N, A)."""
         logits = self.predictor(F.interpolate(x.float(), (READ_SIZE, READ_SIZE), mode="area")).float()
-        return scaled(logits[:, attribute_indices(self.flags.attributes)], self.means.to(self.device))
+        return logits[:, attribute_indices(self.flags.attributes)]
 
 
 def read_model(path, device="cpu", autocast=nullcontext, content=None):

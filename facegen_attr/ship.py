@@ -1,6 +1,6 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
-from facegen_attr.loading import load_model, predictor_file, run_name
+from facegen_attr.loading import predictor_file, read_model, run_name
 from facegen_attr.model import Predictor
 from facegen_attr.plumbing import (
     fill,
@@ -20,8 +20,8 @@ def ship(args):
     With the attributes of some training faces, so that a request of a few goes with what faces have together, and what
     --run tune has learned.
     """
-    _, content = find_model(args, run_name(args))
-    about, model = trained_on(args, content), load_model(args)
+    path, content = find_model(args, run_name(args))
+    about, model = trained_on(args, content), read_model(path, content=content)
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))
     numbers = dict(known=model.known, requests=model.requests, means=model.means)

@@ -7,10 +7,9 @@ in its training.
 """
 
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
-from common.celeba import attribute_indices, subset, to_tensor
+from common.celeba import subset, to_tensor
 from common.photos import InputError
 from facegen_attr import plumbing
 from facegen_attr.attributes import exclusions, flipped
@@ -24,7 +23,7 @@ from facegen_attr.loading import (
     run_name,
     split,
 )
-from facegen_attr.model import READ_SIZE, scaled, tuned
+from facegen_attr.model import scaled, tuned
 from facegen_attr.plumbing import find_model, place, setup, write_content
 
 FACES, STEPS, BATCH, RATE = 3000, 350, 48, 0.1
@@ -99,16 +98,15 @@ def tune(args):
         raise InputError(f"{path} comes with the program, tuned: name one of your own, or a copy, by --model_path")
     if path != place(args, "model", run_name(args)):
         raise InputError(f"{path} is a checkpoint: there is no model yet; {args.train_first}")
-    predictor = load_predictor(args, device, "which reads what changes")
+    reader = model._replace(predictor=load_predictor(args, device, "which reads what changes"))
     model.generator.requires_grad_(False)
     names, records = model.flags.attributes, load_records(args, picture_size(model.flags), device, rank)
     if rank:  # one process is enough, and one alone may write
         return
-    columns, c = attribute_indices(names), attributes_of(records, names)
+    c = attributes_of(records, names)
 
     def read(x):
-        parts = (F.interpolate(part, (READ_SIZE, READ_SIZE), mode="area") for part in x.split(64))
-        return torch.cat([predictor(part)[:, columns] for part in parts])
+        return torch.cat([reader.logits(part) for part in x.split(64)])
 
     train_rows, validation_rows = split(args, records, most=500)
     rows = subset(train_rows, FACES, args.seed)
@@ -116,7 +114,7 @@ def tune(args):
         model.generator, read, to_tensor(records.images[rows], device), c[rows].to(device), names, STEPS
     )
     x, c = to_tensor(records.images[validation_rows]), c[validation_rows]
-    asker = model._replace(requests=requests, means=means, predictor=predictor)
+    asker = reader._replace(requests=requests, means=means)
     for label, way in (("untuned", model._replace(requests=None)), ("tuned", asker)):
         changed, others = measure(way, asker.read, x, c)
         print(f"{label}: {len(x)} validation faces, {changed:.1%} changed as asked, {others:.1%} of others read anew")

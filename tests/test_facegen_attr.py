@@ -969,6 +969,9 @@ def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_pat
     shipped = read_checkpoint(tmp_path / "facegen_attr/dcgan5.pt")
     for name in ("requests", "means"):
         assert torch.equal(shipped["state"][name], after["state"][name])
+    alone = ["--out_dir", tmp_path / "alone", "--predictor_path", tmp_path / "none.pt"]
+    assert call(*flags, "--run", "ship", *alone) == 0, "an editor is shipped without a predictor too"
+    assert "so none is written" in capsys.readouterr().out
 
     # A photo's face is asked by itself; the frames of a clip are asked alike
     first, second = (Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:2])
