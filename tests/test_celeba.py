@@ -589,9 +589,9 @@ def test_annotations_of_the_full_set_are_fast_and_small(tmp_path):
     thread.start()
     for _ in range(3):  # the quickest counts: other processes share the cores
         start = time.process_time()
-        with open(tmp_path / "list_attr_celeba.txt") as file:
-            for line in file:
-                [int(word) for word in line.split()[1:] if word[0] in "-1"]
+        for stem in ("list_attr_celeba", "list_landmarks_align_celeba"):
+            for line in (tmp_path / f"{stem}.txt").read_text().splitlines()[2:]:
+                [int(word) for word in line.split()[1:]]
         plain.append(time.process_time() - start)
         start = time.process_time()
         _, tables, keep = celeba.read_annotations(tmp_path, tmp_path, files, [])
@@ -599,8 +599,8 @@ def test_annotations_of_the_full_set_are_fast_and_small(tmp_path):
     measuring.set()
     thread.join()
     assert keep.all() and tables["attributes"].shape == (count, 40) and tables["landmarks"].shape == (count, 5, 2)
-    print(f"annotations of {count} pictures: {min(seconds):.2f} s, {min(plain):.2f} s, {max(peak) - before:.0f} MB")
-    assert min(seconds) < min(plain), "quicker than the attributes alone, word by word"
+    print(f"annotations of {count} pictures: {min(seconds):.2f} s, plainly {min(plain):.2f} s, {max(peak) - before:.0f} MB")
+    assert min(seconds) < 0.7 * min(plain), "all four files beside two of them, word by word"
     assert max(peak) - before < 300
 
 
