@@ -599,7 +599,7 @@ def test_annotations_of_the_full_set_are_fast_and_small(tmp_path):
     measuring.set()
     thread.join()
     assert keep.all() and tables["attributes"].shape == (count, 40) and tables["landmarks"].shape == (count, 5, 2)
-    print(f"annotations of {count} pictures: {min(seconds):.2f} s, plainly {min(plain):.2f} s, {max(peak) - before:.0f} MB")
+    print(f"annotations of {count} pictures: {min(seconds):.2f} s, {min(plain):.2f} s, {max(peak) - before:.0f} MB")
     assert min(seconds) < 0.7 * min(plain), "all four files beside two of them, word by word"
     assert max(peak) - before < 300
 
