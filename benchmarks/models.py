@@ -41,7 +41,7 @@ TO_MEN = "--source Male=0,Eyeglasses=0 --target Male=1,Eyeglasses=0"
 MODELS = [
     ("hyperencoder/best", f"--run train {BEST} --epoch 40", f"--run ship {BEST}"),
     ("face_math/gan", f"--run train {BEST} {WIDE} --epoch 300", f"--run ship {BEST}"),
-    ("face_math/gan_encoder", f"--run train_encoder {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
+    ("face_math/gan_encoder", f"--run train_encoder {BEST} {WIDE} --epoch 40", f"--run ship {BEST}"),
     ("face_math/gan_filler", f"--run train_filler {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
     ("face_math/gan_vae", f"--run train_vae {BEST} {WIDE} --epoch 200", f"--run ship {BEST}"),
     ("facegen_attr/predictor", "--run train_predictor", f"--run ship --model dcgan2 {BEST}"),

@@ -12,7 +12,7 @@ from common.mtcnn import MTCNN, put_back, soft_box, soft_oval
 from common.photos import InputError, save_pictures, write_table
 from face_math import plumbing
 from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
-from face_math.model import as_long
+from face_math.model import as_long, as_long_as_fits
 from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet
 from face_math.projection import embed, find_z
 from face_math.trained import prepare
@@ -58,14 +58,14 @@ def arithmetic(args):
 def add_up(args, model, sets):
     """The face of the mean z of "images", less that of "minus", and that of "plus"; each of the photos so changed.
 
-    What comes out is made as long as the z of "images" are. sets: name -> z (N, z_size), names and places, as embed()
+    What comes out is not longer than the z of "images" are. sets: name -> z (N, z_size), names and places, as embed()
     returns them.
     """
     places, sets = sets["images"][2], {name: found[0] for name, found in sets.items()}
     means = {name: z.mean(0, keepdim=True) for name, z in sets.items()}
     added = means.get("plus", 0) - means.get("minus", 0)
     lengths = sets["images"].norm(dim=1, keepdim=True)
-    result = as_long(means["images"] + added, lengths.mean())
+    result = as_long_as_fits(means["images"] + added, lengths.mean())
     out, picture = results_folder(args), model.decode(result)
     save_pictures(out, ["result"], to_uint8(picture))
     np.save(out / "result.npy", result.cpu().numpy())

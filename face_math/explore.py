@@ -8,7 +8,7 @@ import torch
 from common.celeba import to_tensor, to_uint8
 from common.photos import InputError, save_pictures, write_film, write_table
 from face_math.loading import load_pictures, results_folder
-from face_math.model import as_long, between, draw_z
+from face_math.model import as_long_as_fits, between, draw_z
 from face_math.plumbing import in_chunks, psnr, save_sheet, setup
 from face_math.projection import embed, find_z
 from face_math.trained import load_model, prepare
@@ -74,8 +74,8 @@ def save_z(folder, names, z):
 
 
 def save_average(folder, model, z):
-    """The mean of z, made as long as these are on average, and its face, which is returned: (1, 3, S, S)."""
-    mean = as_long(z.mean(0, keepdim=True), z.norm(dim=1).mean())
+    """The mean of z, halfway as long as these are on average, and its face, which is returned: (1, 3, S, S)."""
+    mean = as_long_as_fits(z.mean(0, keepdim=True), z.norm(dim=1).mean())
     picture = model.decode(mean)
     np.save(folder / "average.npy", mean.cpu().numpy())
     save_pictures(folder, ["average"], to_uint8(picture))
@@ -107,7 +107,7 @@ def interpolate(args):
 
 
 def average(args):
-    """The mean face of many pictures, of one person or kind: their mean z, as long as theirs, decoded."""
+    """The mean face of many pictures, of one person or kind: their mean z, decoded."""
     model = prepare(args)
     if args.images:
         z, names, _ = embed(args, model, args.images)

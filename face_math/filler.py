@@ -38,7 +38,7 @@ def train_filler(args):
         network.requires_grad_(True).to(device, memory_format=torch.channels_last)
     encoder, generator = networks.values()
     discriminator = gan.discriminator.requires_grad_(True).train()
-    guess = Guess(args.image_size, min(300, len(rows) - 1)).to(device)
+    guess = Guess(args.image_size, min(170, len(rows) - 1)).to(device)
     emas = {name: make_ema(network) for name, network in networks.items()}
     shown = emas if args.show_ema else networks
     parameters = [*encoder.parameters(), *generator.parameters()]

@@ -127,10 +127,16 @@ def make_encoder(flags, corrections=0):
 
 
 def saved_encoder(flags, path):
-    """The encoder of a model file or checkpoint. InputError: there is none, or one of another shape."""
-    content = read_checkpoint(Path(path))
+    """The encoder of a model file or checkpoint, and the generator that train_encoder has given it, or None.
+
+    InputError: there is no encoder, or one of another shape.
+    """
+    content, own = read_checkpoint(Path(path)), None
     encoder = make_encoder(flags, content["args"].get("corrections", 0))
-    return fill(encoder, content, shown_part(content, "encoder"), path)
+    fill(encoder, content, shown_part(content, "encoder"), path)
+    if "generator" in content and "inverts" in content["args"]:
+        own = fill(make_generator(flags), content, shown_part(content, "generator"), path)
+    return encoder, own
 
 
 def make_vae(flags):

@@ -66,7 +66,8 @@ RECIPES = {
 }  # fmt: skip
 # Further trainings' own: of an encoder or a VAE, and of a filler.
 CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True)
-ENCODER = dict(CODERS, beta2=0.99, corrections=3, shift=0.06)
+ENCODER = dict(CODERS, beta2=0.99, corrections=3, shift=0.06, lambda_rec=0.0)
+PAIR = dict(learning_rate=0.0005, beta1=0.5, shift=0.0, lambda_rec=150.0)  # best's, with a generator
 FILLER = dict(CODERS, learning_rate=0.0003, beta1=0.5, beta2=0.99, diff_augment=True, lambda_r1=0.1, lambda_rec=10.0)
 
 
@@ -102,6 +103,8 @@ def defaults(first):
         chosen |= FILLER
     elif first.run in ("train_encoder", "train_vae"):
         chosen |= ENCODER if first.run == "train_encoder" else CODERS
+        if (first.run, first.recipe) == ("train_encoder", "best") and first.lambda_rec != 0:
+            chosen |= PAIR
     elif first.run != "train":
         chosen |= search
     if first.run == "complete":
@@ -147,12 +150,11 @@ def parse_args(argv=None):
     add = plumbing.add_training_flags(parser, RECIPES, epoch=25, batch_size=64).add_argument
     add("--d_rate", type=plumbing.rate, help="discriminator's rate by the generator's (1; best: 32 / width, 1 at most)")
     add("--flip", **SWITCH, help="mirror half of the pictures (document: False, best: True)")
-    add("--shift", type=plumbing.weight, help="train_encoder: rotate, scale, shift by this share (default: 0.06)")
+    add("--shift", type=plumbing.weight, help="train_encoder: rotate, scale, shift by this share (document: 0.06)")
     add("--diff_augment", **SWITCH, help="augmented pictures for a D that knows its own by heart (best: True)")
     add("--lambda_r1", type=plumbing.weight, help="gradient penalty on real pictures (document: 0, best: 0.1)")
-    add(
-        "--lambda_rec", type=plumbing.weight, help="an encoder learns along; weight of its error (document: 0, best: 1)"
-    )
+    repeated = "weight of real faces repeated: an encoder learns along (0; best: 1), or train_encoder's generator (150)"
+    add("--lambda_rec", type=plumbing.weight, help=repeated)
     add("--show_ema", **SWITCH, help="show and keep the running mean of the weights (best: True)")
 
     plumbing.add_machine_flags(parser)

@@ -183,6 +183,14 @@ def as_long(z, length):
     return (z * length / z.norm(dim=1, keepdim=True).clamp_min(1e-8)).clamp(-1, 1)
 
 
+def as_long_as_fits(z, length):
+    """The mean or sum z (1, z_size) of others that are length () long: halfway to that, or cut to that.
+
+    The mean of dozens is short and its face grey; as long as these are it is a caricature of what they have in common.
+    """
+    return as_long(z, ((z.norm() + length) / 2).clamp(max=length))
+
+
 def between(a, b, share):
     """The way from z a (z_size,) to z b, share (n, 1) of it: the straight line, but everywhere as long as its ends."""
     return as_long(torch.lerp(a, b, share), torch.lerp(a.norm(), b.norm(), share))

@@ -27,8 +27,8 @@ def ship(args):
             names = ["generator", "discriminator"]  # the encoder beside it is the one that is used
         networks = {name: content[shown_part(content, name)] for name in names}
         if part in ("", "_encoder"):
-            for name, weights in networks.items():
-                written[name] = version_of({"fc.weight": unpacked(packed(weights["fc.weight"]))})
+            for name, weights in networks.items():  # the generator is the GAN's: the encoder may have one of its own
+                written.setdefault(name, version_of({"fc.weight": unpacked(packed(weights["fc.weight"]))}))
         if part and "inverts" in content["args"]:
             content["args"]["inverts"] = written["generator"]
         write_shipped(out / f"gan{part}.pt", content, networks, about)

@@ -18,12 +18,12 @@ from face_math.plumbing import fill, find_model, place, setup, shown_part
 class Model:
     """Trained networks as the verbs use them: in eval mode, and none of their weights moves."""
 
-    generator: Generator
+    generator: Generator  # train_encoder's, if it has one of its own; for --run sample always the GAN's
     discriminator: Discriminator | None  # a VAE has none
     encoder: Discriminator | None  # train_encoder's, else the one that the GAN has learned with, if it has
     guess: Guess | None  # a filler's
     flags: argparse.Namespace  # that it was trained with
-    version: str  # of the generator: what was trained to invert this one knows no other
+    version: str  # of the GAN's generator: what was trained to invert this one knows no other
     device: torch.device
     autocast: Callable
 
@@ -87,9 +87,11 @@ def load_model(args, device, autocast):
     path, content, saved = find_part(args, "_encoder")
     if content and getattr(saved, "inverts", None) != version and args.run != "train_encoder":
         print(f"encoder {path} inverts another generator, so it is not used: --run train_encoder again")
-    elif content and args.run != "train_encoder":
+    elif content and args.run not in ("sample", "train_encoder"):
         encoder = make_encoder(flags, getattr(saved, "corrections", 0))
         model.encoder = restore(encoder, content, "encoder", path, device)
+        if "generator" in content:  # one of its own, which went on from the GAN's
+            restore(model.generator, content, "generator", path, device)
         print(f"encoder {path}: step {content['state']['step']}")
     return model
 

@@ -31,9 +31,9 @@ from face_math.gan import discriminator_loss, generator_loss, r1_penalty
 from face_math.holes import PULL, blend, make_hole, poisson, random_holes
 from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
-from face_math.plumbing import read_checkpoint, seed_step, update_ema
+from face_math.plumbing import read_checkpoint, seed_step, unpacked, update_ema
 from face_math.projection import contextual_loss, perceptual_loss, search
-from face_math.trained import Model, prepare
+from face_math.trained import Model, prepare, version_of
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -408,7 +408,7 @@ def test_tensorboard_charts(trained):
             ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae")}  # fmt: skip
     assert set(tags["faces_32_best"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
                                                 "augmented/share", "face_distance", "validation/rec"}  # fmt: skip
-    assert set(tags["faces_32_best_encoder"].Tags()["scalars"]) == {"loss/rec", "validation/rec"}
+    assert set(tags["faces_32_best_encoder"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "validation/rec"}
     assert set(tags["faces_32_best_filler"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "face_distance",
                                                               "validation/rec"}  # fmt: skip
     assert set(tags["faces_32_best_vae"].Tags()["scalars"]) == {"loss/rec", "loss/kl", "validation/rec"}
@@ -484,6 +484,8 @@ def test_an_encoder_starts_from_another_and_is_used_as_it_was_trained(copied, fa
     assert call(*flags, *more, first) == 0
     known, found = content["encoder"], read_checkpoint(path)
     assert all(torch.allclose(found["encoder"][name], known[name], atol=1e-6) for name in known)
+    own, gan = content["generator"], read_checkpoint(copied / "models/faces_32_best.pt")["generator"]
+    assert all(torch.allclose(found["generator"][name], own[name], atol=1e-6) for name in own) and not same(own, gan)
     assert found["args"]["corrections"] == 3 and found["encoder"]["correct.weight"].abs().max() > 0
     assert call(*verb, "--out_dir", copied / "corrected") == 0
     once, corrected = (np.load(next((copied / name / "z").glob("*.npy"))) for name in ("once", "corrected"))
@@ -495,6 +497,50 @@ def test_an_encoder_starts_from_another_and_is_used_as_it_was_trained(copied, fa
         assert call(*flags, *more, wrong) == 2
         assert str(wrong) in capsys.readouterr().err
     assert read_checkpoint(path)["state"]["step"] == 2, "nothing was lost to it"
+
+
+def test_an_encoder_has_a_generator_of_its_own_or_the_gan_s(copied, faces, capsys):
+    """The GAN stays as it is, and is what --run sample draws with; photos go through the encoder's, shipped as well."""
+    gan, pair = (copied / "models" / f"faces_32_best{part}.pt" for part in ("", "_encoder"))
+    before, after = read_checkpoint(gan), read_checkpoint(pair)
+    assert set(after) >= {"encoder", "generator"} and "discriminator" not in after
+    assert after["args"]["lambda_rec"] == 150
+    assert not same(dict(before["generator"]), dict(after["generator"]))
+    norms = [key for key in before["generator"] if "running" in key]
+    assert norms and all(torch.equal(before["generator"][key], after["generator"][key]) for key in norms), "kept"
+    checkpoint = read_checkpoint(copied / "checkpoint/faces_32_best_encoder/last.pt")
+    assert not same(dict(before["discriminator"]), dict(checkpoint["discriminator"]))
+
+    def files_of(verb, *more):
+        out = copied / f"out_{verb}"
+        assert call("--dataset_dir", faces, f"--run={verb}", *VERB, *places(copied), *more, "--out_dir", out) == 0
+        return out
+
+    def decoded(weights, z):
+        generator = Generator(8, 32, 4, 4).eval()
+        generator.load_state_dict({key: unpacked(x) for key, x in weights.items()})
+        with torch.no_grad():
+            return to_uint8(generator(torch.from_numpy(z)))
+
+    verbs = {"sample": (before, "faces", ["--count=4"]), "project": (after, "projections", ["--n_iter=0"])}
+    for verb, (content, folder, more) in verbs.items():
+        out = files_of(verb, "--start=encoder" if verb == "project" else "--count=4", *more)
+        pictures = np.stack([np.array(Image.open(path)) for path in sorted((out / folder).iterdir())[:4]])
+        expected = decoded(content["generator"], np.load(out / "z.npy")[:4])
+        assert np.abs(pictures.astype(int) - expected).max() <= 1, verb
+    out = files_of("ship")
+    shipped = {part: read_checkpoint(out / f"gan{part}.pt") for part in ("", "_encoder")}
+    for part, content in {"": before, "_encoder": after}.items():
+        z = draw_z(4, 8, torch.Generator().manual_seed(0)).numpy()
+        near = decoded(shipped[part]["generator"], z).astype(int) - decoded(content["generator"], z)
+        assert np.abs(near).mean() < 1, "but for the 8 bits"
+    assert shipped["_encoder"]["args"]["inverts"] == version_of(
+        {"fc.weight": unpacked(shipped[""]["generator"]["fc.weight"])}
+    )
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--recipe=best", "--run=train_encoder", "--restart"]
+    assert call(*flags, "--lambda_rec=0", "--steps=2") == 0
+    assert "generator" not in read_checkpoint(pair), "the GAN's, left as it is"
+    assert same(dict(read_checkpoint(gan)["generator"]), dict(before["generator"]))
 
 
 class NoHost(TorchDispatchMode):
@@ -552,7 +598,7 @@ def test_a_step_is_a_function_of_its_tensors(verb, recipe, faces, copied, monkey
         (copied / "models/faces_32_best.pt").unlink()
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, *SMALL, *places(copied), "--steps=3"]
     assert call(*flags) == 0
-    assert len(calls) == (6 if verb == "train" else 3)
+    assert len(calls) == (3 if verb == "train_vae" else 6)
 
 
 def test_the_encoder_goes_on_learning_after_a_sheet(faces, home, monkeypatch):
@@ -743,7 +789,8 @@ def test_projecting_writes_all_that_the_document_lists(trained, faces, tmp_path)
     for row in table(out / "losses.tsv"):
         kept = [float(value) for step, value in row.items() if step != "file"]
         assert kept == sorted(kept)[::-1] and kept[-1] < kept[0]
-    content = torch.load(folder / "models/faces_32_best.pt", weights_only=True)  # by hand: three lines of Python
+    # By hand, a few lines of Python:
+    content = torch.load(folder / "models/faces_32_best_encoder.pt", weights_only=True)
     generator = Generator(8, 32, 4, 4)
     generator.load_state_dict(content["generator"])
     with torch.no_grad():
@@ -856,9 +903,9 @@ def test_interpolating_between_photos_and_z_files(trained, faces, tmp_path):
 
 
 def assert_average(average, z):
-    """It points where the mean of z (N, L) does, and is as long as these are: a short one would be grey."""
+    """It points where the mean of z (N, L) does, halfway as long as these are: a short one would be grey."""
     mean, length = z.mean(0), np.linalg.norm(z, axis=1).mean()
-    wanted = np.clip(mean * length / np.linalg.norm(mean), -1, 1)
+    wanted = np.clip(mean / np.linalg.norm(mean) * (np.linalg.norm(mean) + length) / 2, -1, 1)
     assert np.allclose(average, wanted, atol=1e-5) and np.linalg.norm(average) > np.linalg.norm(mean)
 
 
@@ -872,7 +919,7 @@ def test_averaging(trained, faces, tmp_path):
 
 
 def test_arithmetic_on_sets(trained, tmp_path):
-    """a - b + c of the means of z files, as long as those of a, and clipped to the cube."""
+    """a - b + c of the means of z files, not longer than those of a, and clipped to the cube."""
     for name, value in dict(a=[[0.2] * 8, [0.4] * 8], b=[[0.1] * 8], c=[[0.9] * 7 + [-1]]).items():
         np.save(tmp_path / f"{name}.npy", np.float32(value))
     flags = ["--dataset_name=faces", "--run=arithmetic", *VERB, *places(trained[0]), "--images", tmp_path / "a.npy"]
@@ -920,8 +967,10 @@ def test_changed_faces_go_back_into_the_photo(copied, faces, tmp_path, monkeypat
     photo = portrait(faces, tmp_path / "me.png")
     np.save(tmp_path / "z.npy", np.zeros(8, np.float32))
     monkeypatch.setattr(Model, "decode", lambda self, z: z[:, :1, None, None].expand(-1, 3, 32, 32) * 0.2)
+    monkeypatch.setattr(Model, "encode", lambda self, x, known=1: x.new_zeros(len(x), 8))
     monkeypatch.setattr(arithmetic, "attribute_vectors", lambda *_: {"Smiling": torch.ones(8)})
-    flags = ["--dataset_name=faces", *VERB, *places(copied), "--start=encoder", "--images", tmp_path / "me.png"]
+    flags = ["--dataset_name=faces", *VERB, *places(copied), "--start=encoder", "--n_iter=0"]
+    flags += ["--images", tmp_path / "me.png"]
     add = ["--run=arithmetic", "--attributes=Smiling", "--strengths=-0.5,0,0.5", tmp_path / "z.npy"]
     for name, more in (("one", []), ("all", ["--all_faces"])):
         assert call(*flags, add[-1], *add[:-1], *more, "--out_dir", tmp_path / name) == 0
