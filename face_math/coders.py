@@ -32,6 +32,27 @@ HOLES = 0.25  # train_encoder: the share of faces that are shown with a hole
 LAMBDA_KL = 0.1  # train_vae: weight of the divergence of all numbers, by the squared error of all
 
 
+def tell_apart(args, discriminator, optimizer, autocast, x, x_hat, numbers, penalised):
+    """A discriminator's step: tell real x from made x_hat, (N, 3, S, S) both. Its loss, and that of what made x_hat.
+
+    numbers (2, 7, N): by which both are augmented, with --diff_augment; penalised: whether the gradient penalty is due.
+    """
+
+    def judge(x, numbers):
+        return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
+
+    discriminator.requires_grad_(True)
+    with autocast():
+        d_real, d_hat = judge(x, numbers[0]), judge(x_hat.detach(), numbers[1])
+    d_loss = discriminator_loss(d_real, d_hat)
+    penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
+    descend(d_loss + args.lambda_r1 / 2 * penalty, optimizer)
+    discriminator.requires_grad_(False)
+    with autocast():
+        d_hat = judge(x_hat, numbers[1])
+    return d_loss, generator_loss(d_hat)
+
+
 def train_encoder(args):
     """Train an encoder to invert the GAN's generator; with --lambda_rec, a generator of its own goes on from there.
 
@@ -79,23 +100,6 @@ def train_encoder(args):
             network.load_state_dict(own.state_dict())
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
-    def judge(x, numbers):
-        """The discriminator's logits of pictures, which it sees augmented."""
-        return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
-
-    def tell_apart(x, x_hat, penalised):
-        """Discriminator, a step: tell real from repeated. Returns its loss, and the generator's."""
-        numbers = augmentation(share, 2, args.batch_size)[:, :, mine]
-        discriminator.requires_grad_(True)
-        with autocast():
-            d_real, d_hat = judge(x, numbers[0]), judge(x_hat.detach(), numbers[1])
-        d_loss = discriminator_loss(d_real, d_hat)
-        penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
-        descend(d_loss + args.lambda_r1 / 2 * penalty, d_optimizer)
-        discriminator.requires_grad_(False)
-        with autocast():
-            return d_loss, generator_loss(judge(x_hat, numbers[1]))
-
     def step(x, penalised):
         """Encoder: a z that gives the real face, hole or not; with --lambda_rec generator and discriminator too."""
         # Every process draws the whole batch's numbers and takes its slice.
@@ -109,7 +113,8 @@ def train_encoder(args):
         total = rec_loss = F.mse_loss(x_hat, x)
         losses = dict(rec=rec_loss)
         if args.lambda_rec:
-            d_loss, g_loss = tell_apart(x, x_hat, penalised)
+            numbers = augmentation(share, 2, args.batch_size)[:, :, mine]
+            d_loss, g_loss = tell_apart(args, discriminator, d_optimizer, autocast, x, x_hat, numbers, penalised)
             total = g_loss + args.lambda_rec * rec_loss
             losses |= dict(d=d_loss, g=g_loss)
         descend(total, optimizer)

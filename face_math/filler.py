@@ -1,12 +1,11 @@
 """A further training: what fills holes. All three networks of the GAN go on, for the sake of holes alone."""
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 
 from common.celeba import batches
-from face_math.gan import R1_EVERY, diff_augment, discriminator_loss, generator_loss, r1_penalty
+from face_math.coders import tell_apart
+from face_math.gan import R1_EVERY
 from face_math.holes import PULL, make_hole, poisson, random_holes
 from face_math.loading import beside, load_records, make_encoder, repeat, split, training_faces
 from face_math.model import Guess
@@ -57,9 +56,6 @@ def train_filler(args):
     center = make_hole("center", args.image_size).to(device)
     stream = batches(records, rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
 
-    def judge(x, numbers):
-        return discriminator(diff_augment(x, numbers) if args.diff_augment else x).float()
-
     # Not replayed: each hole is of another size, and with it the systems that guess and blending solve.
     def step(x, centered, penalised):
         # Every process draws the whole batch's numbers and takes its slice.
@@ -74,19 +70,10 @@ def train_filler(args):
             face = generator(encoder(guessed)).float()
         completed = poisson(face, x, hole, guessed, PULL)
 
-        # 1. Discriminator: tell real from completed
-        discriminator.requires_grad_(True)
-        with autocast():
-            d_real, d_fake = judge(x, numbers[0]), judge(completed.detach(), numbers[1])
-        d_loss = discriminator_loss(d_real, d_fake)
-        penalty = r1_penalty(partial(judge, numbers=numbers[0]), x) * R1_EVERY if penalised else 0
-        descend(d_loss + args.lambda_r1 / 2 * penalty, d_optimizer)
-
-        # 2. Encoder and generator: pass for real, near what the hole hides, and a face of its surround
-        discriminator.requires_grad_(False)
-        with autocast():
-            d_fake = judge(completed, numbers[1])
-        g_loss, rec_loss = generator_loss(d_fake), F.mse_loss(completed[..., hole], x[..., hole])
+        # The discriminator tells real from completed, and the others pass for real, near what the hole hides, and as a
+        # face of its surround.
+        d_loss, g_loss = tell_apart(args, discriminator, d_optimizer, autocast, x, completed, numbers, penalised)
+        rec_loss = F.mse_loss(completed[..., hole], x[..., hole])
         descend(g_loss + args.lambda_rec * (rec_loss + 0.2 * F.mse_loss(face, x)), g_optimizer)
         for name, ema in emas.items():
             update_ema(ema, networks[name], journal.now)

@@ -67,7 +67,7 @@ RECIPES = {
 # Further trainings' own: of an encoder or a VAE, and of a filler.
 CODERS = dict(learning_rate=0.001, beta1=0.9, flip=True, show_ema=True)
 ENCODER = dict(CODERS, beta2=0.99, corrections=3, shift=0.06, lambda_rec=0.0)
-PAIR = dict(learning_rate=0.0005, beta1=0.5, shift=0.0, lambda_rec=150.0)  # best's, with a generator
+PAIR = dict(learning_rate=0.0005, beta1=0.5, shift=0.0, lambda_rec=150.0)  # best: one more generator
 FILLER = dict(CODERS, learning_rate=0.0003, beta1=0.5, beta2=0.99, diff_augment=True, lambda_r1=0.1, lambda_rec=10.0)
 
 

@@ -522,9 +522,10 @@ def test_an_encoder_has_a_generator_of_its_own_or_the_gan_s(copied, faces, capsy
         with torch.no_grad():
             return to_uint8(generator(torch.from_numpy(z)))
 
-    verbs = {"sample": (before, "faces", ["--count=4"]), "project": (after, "projections", ["--n_iter=0"])}
+    verbs = {"sample": (before, "faces", ["--count=4"]),
+             "project": (after, "projections", ["--start=encoder", "--n_iter=0"])}  # fmt: skip
     for verb, (content, folder, more) in verbs.items():
-        out = files_of(verb, "--start=encoder" if verb == "project" else "--count=4", *more)
+        out = files_of(verb, *more)
         pictures = np.stack([np.array(Image.open(path)) for path in sorted((out / folder).iterdir())[:4]])
         expected = decoded(content["generator"], np.load(out / "z.npy")[:4])
         assert np.abs(pictures.astype(int) - expected).max() <= 1, verb
@@ -616,8 +617,9 @@ def test_the_encoder_goes_on_learning_after_a_sheet(faces, home, monkeypatch):
     assert modes == [[True] * 3] * 3
 
 
-@pytest.mark.parametrize(("verb", "module"), [("train", script), ("train_filler", filler)])
-def test_losses_and_penalties_are_of_fp32(verb, module, faces, trained, home, monkeypatch):
+@pytest.mark.parametrize(("verb", "modules"), [("train", [script]), ("train_encoder", [coders]),
+                                               ("train_filler", [coders, filler])])  # fmt: skip
+def test_losses_and_penalties_are_of_fp32(verb, modules, faces, trained, home, monkeypatch):
     seen = set()
 
     def check(name, loss, *tensors):
@@ -628,9 +630,10 @@ def test_losses_and_penalties_are_of_fp32(verb, module, faces, trained, home, mo
 
     names = {"discriminator_loss", "generator_loss", "r1_penalty"} | ({"prior_distance"} if verb == "train" else set())
     for name in names:
-        monkeypatch.setattr(module, name, partial(check, name, getattr(module, name)))
-    monkeypatch.setattr(module, "R1_EVERY", 1)
-    if verb == "train_filler":
+        monkeypatch.setattr(modules[0], name, partial(check, name, getattr(modules[0], name)))
+    for module in modules:
+        monkeypatch.setattr(module, "R1_EVERY", 1)
+    if verb != "train":
         (home / "models").mkdir()
         shutil.copy(trained[0] / "models/faces_32_best.pt", home / "models")
     flags = ["--dataset_dir", faces, "--run", verb, "--recipe=best", *SMALL, *places(home), "--steps=2"]
