@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dapgan.faces import LEARNED, FaceMiddle, chunks, resized, shuffled
+from dapgan.faces import LEARNED, chunks, resized, shuffled
 
 
 class ClassAxis:
-    """What tells two classes of faces apart: linear discriminant analysis in FaceMiddle's features, (N, K) of each.
+    """What tells two classes of faces apart: linear discriminant analysis in the features (N, K) of a FaceMiddle.
 
     The covariance is that of unlabelled faces, so that the examples have only the two means to say. score(features)
     (N,): above 0 for the first class; its deviation over unlabelled faces is about 1.
@@ -38,22 +38,22 @@ def confident(score, share=0.2):
 class Pool:
     """Unlabelled faces x and what counterfactuals need of them, worked out once for any number of class axes.
 
-    middle, features: FaceMiddle and its features (N, K) of all of x. Of `count` random ones of x: chosen, their rows;
-    x, z, drawn: the pictures, latents and what the generator makes of these.
+    middle: a FaceMiddle of them, in whose features the axes are. Of `count` random ones of x: chosen, their rows; x,
+    features, z, drawn: the pictures, their features (N, K), their latents and what the generator makes of these.
     """
 
-    def __init__(self, x, encode, generate, count=200, seed=0):
-        self.middle, self.generate = FaceMiddle(x), generate
-        self.features = self.middle.features(x)
+    def __init__(self, x, middle, encode, generate, count=200, seed=0):
+        self.middle, self.generate = middle, generate
         # Which latents go with which features in the generator's own pictures.
         some = shuffled(x, seed)[:LEARNED]
         latents = chunks(encode, x[some])
         drawn = chunks(generate, latents)
-        features = self.middle.features(drawn)
+        features = middle.features(drawn)
         self.link = (features - features.mean(0)).T @ (latents - latents.mean(0)) / len(some)
         self.spread = torch.cov(features.T)
         self.chosen, self.x = some[:count], x[some[:count]]
         self.z, self.drawn = latents[:count], drawn[:count]
+        self.features = middle.features(self.x)
 
     def direction(self, axis):
         """(L,): how the latent changes where the score of a ClassAxis grows by 1, by least squares."""
@@ -76,7 +76,7 @@ def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
     it, is at least near / 2 on that side.
     """
     random = torch.Generator(pool.x.device).manual_seed(seed)
-    before, direction = axis.score(pool.features[pool.chosen]), pool.direction(axis)
+    before, direction = axis.score(pool.features), pool.direction(axis)
 
     def move(steps):
         """The first faces of the pool, as many as there are steps along the axis: pictures, latents, scores."""

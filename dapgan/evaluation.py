@@ -15,7 +15,7 @@ from common.celeba import attribute_indices, to_tensor
 from common.photos import InputError, write_table
 from dapgan.augmentation import unlabelled_faces
 from dapgan.counterfactuals import ClassAxis, Pool, confident, counterfactuals
-from dapgan.faces import SIDE, LinearFaces, balanced, resized
+from dapgan.faces import SIDE, LinearFaces, SeenMiddle, balanced, resized
 from dapgan.loading import load_reader, run_name
 from dapgan.plumbing import output_folder, place
 from dapgan.summary import ARMS, as_text, draw_chart, summarise
@@ -107,10 +107,11 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     """Balanced accuracy on the tested faces of every arm, name, number of pictures per class and seed.
 
     faces, tested: pictures (N, 3, S, S) and attributes (N, 40) of 0 and 1; of the first each case sees the attributes
-    of `count` of each class, all others are used without labels. networks: encode, generate, constrain. The pairs of
-    the arms with a generator are made in two steps: a teacher, the classifier of the classical arm, says of which
-    unlabelled faces it is surest; their mean difference, divided by the covariance of all, is the axis that other
-    unlabelled faces are moved along, to either side.
+    of `count` of each class, all others are used without labels. networks: encode, generate, constrain, and maps, what
+    the discriminator sees. The pairs of the arms with a generator are made in two steps: a teacher, the classifier of
+    the classical arm, and the discriminant of the few in what the discriminator sees say together of which unlabelled
+    faces they are surest; the discriminant of these is the axis that other unlabelled faces are moved along, to either
+    side.
 
     The arm "chosen", which comes after the two, is the generator's where cross-validation on the few speaks for it:
     those that are left out, in FOLDS folds, are ranked better by classifiers that saw pairs than by those that did not.
@@ -119,24 +120,24 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     how: settings of fit_classifier. Returns a list of dicts: attribute, count, seed, arm, accuracy, pairs (1 where the
     classifier learned from pairs, else 0).
     """
-    (x, attributes), (x_test, attributes_test), (encode, generate, constrain) = faces, tested, networks
-    linear = LinearFaces(x)
-    pools = {"linear generator": (Pool(x, linear.encode, linear.generate), lambda z: z)}
+    (x, attributes), (x_test, attributes_test), (encode, generate, constrain, maps) = faces, tested, networks
+    linear, middle = LinearFaces(x), SeenMiddle(x, maps)
+    pools = {"linear generator": (Pool(x, middle, linear.encode, linear.generate), lambda z: z)}
     if "generator" in arms:
-        pools["generator"] = (Pool(x, encode, generate), constrain)
-    middle, features = pools["linear generator"][0].middle, pools["linear generator"][0].features
-    features_test, seen, seen_test, results = middle.features(x_test), view(x), view(x_test), []
+        pools["generator"] = (Pool(x, middle, encode, generate), constrain)
+    features, features_test, seen, seen_test, results = *map(middle.features, (x, x_test)), view(x), view(x_test), []
 
-    def sure_of(teacher):
-        """Unlabelled faces that it is surest of, with and without, and the axis between them."""
-        with_it, without = confident(look(teacher, seen))
+    def sure_of(teacher, few, y):
+        """Unlabelled faces of which teacher and discriminator are surest, with and without, and the axis between."""
+        scores = look(teacher, seen), ClassAxis(middle, features[few[y]], features[few[~y]]).score(features)
+        with_it, without = confident(sum(score / score.std() for score in scores))
         return with_it, without, ClassAxis(middle, features[with_it], features[without])
 
     def learn(few, y, seed, arm, axis):
         """A classifier that the pairs of an arm are shown to as well."""
         pool, allowed = pools[arm]
         pairs = counterfactuals(pool, axis, allowed, seed=seed)
-        return fit_classifier(few, y, seed, made=(view(pairs.pictures), pairs.labels), **how)
+        return fit_classifier(seen[few], y, seed, made=(view(pairs.pictures), pairs.labels), **how)
 
     def pairs_help(few, y, seed):
         """Whether the generator's do, by cross-validation on the few; of one of each class nothing can be left out."""
@@ -146,9 +147,10 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
         fold = torch.arange(len(y), device=y.device) % count % FOLDS
         scores = torch.zeros(2, len(y), device=y.device)
         for out in (fold == number for number in range(min(FOLDS, count))):
-            teacher = fit_classifier(few[~out], y[~out], seed, **how)
-            taught = learn(few[~out], y[~out], seed, "generator", sure_of(teacher)[2])
-            scores[:, out] = torch.stack([look(net, few[out]) for net in (teacher, taught)])
+            rest = few[~out], y[~out]
+            teacher = fit_classifier(seen[rest[0]], rest[1], seed, **how)
+            taught = learn(*rest, seed, "generator", sure_of(teacher, *rest)[2])
+            scores[:, out] = torch.stack([look(net, seen[few[out]]) for net in (teacher, taught)])
         without, with_pairs = (ranked(score, y) for score in scores)
         return with_pairs > without
 
@@ -157,21 +159,21 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
         column = attribute_indices([name])[0]
         tables = attributes[:, column] > 0, attributes_test[:, column] > 0
         truth, y_test = (torch.as_tensor(table, device=x.device) for table in tables)
-        few, y = seen[pick_few(truth, count, seed)], torch.arange(2 * count, device=x.device) < count
-        teacher = fit_classifier(few, y, seed, **how)
-        # From here on the unlabelled faces are known by what the teacher, which has seen the few alone, says of them.
-        with_it, without, axis = sure_of(teacher)
+        few, y = pick_few(truth, count, seed), torch.arange(2 * count, device=x.device) < count
+        teacher = fit_classifier(seen[few], y, seed, **how)
+        # From here on the unlabelled faces are known by what is said of them, knowing labels of the few alone.
+        with_it, without, axis = sure_of(teacher, few, y)
         scores = {"classical": look(teacher, seen_test)}
         for arm in arms:
             taken = arm in pools
             if arm == "axis alone":
                 scores[arm] = axis.score(features_test)
             elif arm == "none":
-                scores[arm] = look(fit_classifier(few, y, seed, **how | dict(colour=0)), seen_test)
+                scores[arm] = look(fit_classifier(seen[few], y, seed, **how | dict(colour=0)), seen_test)
             elif arm == "pseudo-labels":
                 labels = torch.arange(2 * len(with_it), device=x.device) < len(with_it)
                 made = seen[torch.cat([with_it, without])], labels
-                scores[arm] = look(fit_classifier(few, y, seed, made=made, **how), seen_test)
+                scores[arm] = look(fit_classifier(seen[few], y, seed, made=made, **how), seen_test)
             elif arm == "chosen":
                 taken = pairs_help(few, y, seed)
                 scores[arm] = scores["generator" if taken else "classical"]
@@ -200,7 +202,7 @@ def evaluate(args):
                 raise InputError(f"{name}: {there} of {len(part)} faces have it; {least} with and without are needed")
     out = output_folder(args, place(args, "samples", run_name(args)))
     faces, x_test = (x, records.attributes[rows]), to_tensor(records.images[tested], gan.device)
-    networks = gan.read, gan.generate, gan.latent.constrain
+    networks = gan.read, gan.generate, gan.latent.constrain, gan.maps
     cases = dict(names=names, counts=args.few, seeds=args.seeds, progress=sys.stderr.isatty())
     results = measure(faces, (x_test, records.attributes[tested]), networks, **cases)
     table = summarise(results)

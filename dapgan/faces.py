@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from common.celeba import attribute_indices
 
 MIDDLE, WIDTH = 0.6, 0.17  # of the face in the picture: its height, and the deviation of the weights around it
+COARSE = 8  # a network's maps are looked at no finer than this
 SIDE = 32  # pictures are looked at as large as this, enough for a smile
 LEARNED = 2000  # faces from which is learned how a latent and what it shows go together
 READ = ["Smiling", "Male", "Young", "Eyeglasses", "Black_Hair", "Blond_Hair", "Brown_Hair", "Gray_Hair", "Bangs"]
@@ -47,6 +48,13 @@ def principal_components(x, count):
     return mean, vectors[:, :count], variance.clamp(min=1e-8), rest.clamp(min=1e-8)
 
 
+def middle_weights(side, device):
+    """(side, side): how much a place of a picture, or of what a network makes of it, counts."""
+    place = (torch.arange(side, device=device) + 0.5) / side
+    down, across = (torch.exp(-(((place - middle) / WIDTH) ** 2) / 2) for middle in (MIDDLE, 0.5))
+    return down[:, None] * across
+
+
 class FaceMiddle:
     """What is in the middle of a face, apart from its light: the principal components of unlabelled faces x there.
 
@@ -61,10 +69,7 @@ class FaceMiddle:
 
     def look(self, x):
         """(N, 3, S, S) -> (N, D): weighted pixels of the left half of what face and mirror image have in common."""
-        x = resized(x, SIDE)
-        place = (torch.arange(SIDE, device=x.device) + 0.5) / SIDE
-        down, across = (torch.exp(-(((place - middle) / WIDTH) ** 2) / 2) for middle in (MIDDLE, 0.5))
-        weight = down[:, None] * across
+        x, weight = resized(x, SIDE), middle_weights(SIDE, x.device)
         share = weight / weight.sum()
         x = (x + x.flip(3)) / 2
         x = x - (x * share).sum((2, 3), keepdim=True)  # of each colour, so that the light's does not count
@@ -73,6 +78,30 @@ class FaceMiddle:
 
     def features(self, x):
         return chunks(lambda part: (self.look(part) - self.mean) @ self.axes / self.deviation, x)
+
+
+class SeenMiddle(FaceMiddle):
+    """What a GAN's discriminator sees in the middle of a face: the principal components of its maps there.
+
+    It has learned without any label what faces are made of, and classes that pixels hardly tell apart are told by it
+    from a few examples (Radford et al., arXiv 1511.06434, section 5). maps(x): of pictures as large as those of x, a
+    list of (N, C, h, w).
+    """
+
+    def __init__(self, x, maps, components=200, trust=1.0):
+        self.maps, self.size = maps, x.shape[2]
+        self.spread = [part.std((0, 2, 3), keepdim=True) + 1e-4 for part in maps(x[:LEARNED])]
+        super().__init__(x, components, trust)
+
+    def look(self, x):
+        """(N, 3, S, S) -> (N, D): the left half of weighted maps, the mean of those of face and mirror image."""
+        x, seen = resized(x, self.size), []
+        for maps, mirrored, spread in zip(self.maps(x), self.maps(x.flip(3)), self.spread, strict=True):
+            maps = (maps + mirrored) / 2 / spread
+            maps = resized(maps, min(maps.shape[2], COARSE))
+            maps = maps * middle_weights(maps.shape[2], x.device) / maps[0].numel() ** 0.5  # no size counts for more
+            seen.append(maps[..., : maps.shape[3] // 2].flatten(1))
+        return torch.cat(seen, 1)
 
 
 class LinearFaces:

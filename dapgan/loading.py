@@ -109,6 +109,13 @@ class GAN:
         with self.autocast():
             return torch.cat([self.latent.squash(reader.read(x[part], *how).float()) for part in in_chunks(x)])
 
+    @torch.no_grad()
+    def maps(self, x):
+        """Pictures (N, 3, S, S) -> what the discriminator sees in them: a list of (N, C, h, w), in chunks."""
+        with self.autocast():
+            parts = [self.discriminator.maps(x[part]) for part in in_chunks(x)]
+        return [torch.cat(maps).float() for maps in zip(*parts, strict=True)]
+
     def draw(self, raw):
         """What a reader gives (N, L), without bounds -> pictures (N, 3, S, S), with gradients."""
         return self.generator(self.latent.squash(raw.float()))

@@ -116,6 +116,16 @@ def dcgan_encoder(image_size, hidden, batch_norm):
     return nn.Sequential(*layers, nn.Flatten()), maps[-1] * 16
 
 
+def last_maps(layers, x):
+    """What the layers of an encoder make of x after their activations: of the last two sizes the last (N, C, h, w)."""
+    maps = {}
+    for layer in layers:
+        x = layer(x)
+        if isinstance(layer, (nn.LeakyReLU, nn.ELU)):
+            maps[x.shape[2]] = x
+    return list(maps.values())[-2:]
+
+
 class InfoDiscriminator(nn.Module):
     """A picture to the logit of "real" (N,), and what is read of its latent, raw (N, latent_size).
 
@@ -137,6 +147,10 @@ class InfoDiscriminator(nn.Module):
     def read(self, x):
         """Pictures -> what is read of their latents, raw (N, latent_size)."""
         return self(x)[1]
+
+    def maps(self, x):
+        """Pictures -> what the encoder sees, of last_maps."""
+        return last_maps(self.encoder, x)
 
 
 def initialise_dcgan(network, batch_norm=True):
@@ -248,6 +262,10 @@ class AutoEncoder(nn.Module):
     def read(self, x):
         """Pictures -> what is read of their latents, raw (N, latent_size)."""
         return self.encode(x)[1]
+
+    def maps(self, x):
+        """Pictures -> what the encoder sees, of last_maps."""
+        return last_maps(self.encoder.layers, x)
 
 
 class Predictor(nn.Module):

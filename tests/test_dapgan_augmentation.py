@@ -11,7 +11,17 @@ from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
 from dapgan import evaluation, summary
 from dapgan.augmentation import Unlabelled, augment_person, change
 from dapgan.counterfactuals import ClassAxis, Pairs, Pool, confident, counterfactuals
-from dapgan.faces import AttributeReader, FaceMiddle, LinearFaces, balanced, principal_components, share_below
+from dapgan.faces import (
+    AttributeReader,
+    FaceMiddle,
+    LinearFaces,
+    SeenMiddle,
+    balanced,
+    principal_components,
+    resized,
+    share_below,
+)
+from dapgan.model import AutoEncoder, InfoDiscriminator, Latent
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +39,11 @@ def linear(drawn):
 
 def same(z):
     return z
+
+
+def pixels(x):
+    """What a network that sees pixels alone would see."""
+    return [resized(x, 8)]
 
 
 def test_principal_components_by_hand():
@@ -58,6 +73,29 @@ def test_features_ignore_mirror_light_and_hair(drawn):
     mouth[:, :, 20:23, 12:20] = 0
     moved = [(middle.features(y) - features).norm(dim=1).mean().item() for y in (border, mouth)]
     assert moved[1] > 10 * moved[0]
+
+
+def test_what_a_discriminator_sees_in_the_middle(drawn):
+    """The last two sizes of its maps, none finer than 8 x 8: what is not there hardly counts, nor does mirroring."""
+    x = drawn[0]
+    latent = Latent(4, (2,), 1)
+    torch.manual_seed(0)
+    for network, shapes in ((InfoDiscriminator(latent, 64, 4), [(16, 8, 8), (32, 4, 4)]),
+                            (AutoEncoder(latent, 64, 4), [(12, 16, 16), (12, 8, 8)])):  # fmt: skip
+        big = resized(x, 64)
+        with torch.no_grad():
+            maps = network.eval().maps(big)
+        assert [tuple(part.shape[1:]) for part in maps] == shapes
+        middle = SeenMiddle(big, torch.no_grad()(network.maps), 20)
+        features = middle.features(big)
+        assert features.shape == (96, 20)
+        torch.testing.assert_close(features.std(0, correction=0), torch.ones(20), rtol=0.05, atol=0.05)
+        torch.testing.assert_close(middle.features(big.flip(3)), features, rtol=1e-2, atol=1e-2)
+        border, mouth = big.clone(), big.clone()
+        border[:, :, :6] = 0
+        mouth[:, :, 40:46, 24:40] = 0
+        moved = [(middle.features(y) - features).norm(dim=1).mean().item() for y in (border, mouth)]
+        assert moved[1] > 3 * moved[0]
 
 
 def test_linear_faces_encode_generate_and_oddness(drawn, linear):
@@ -96,9 +134,11 @@ def test_class_axis_is_the_discriminant(drawn):
 
 def test_counterfactuals_change_the_class_alone(drawn, linear):
     x, attributes, _ = drawn
-    pool = Pool(x, linear.encode, linear.generate, count=30)
+    middle = FaceMiddle(x)
+    pool = Pool(x, middle, linear.encode, linear.generate, count=30)
     smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
-    axis = ClassAxis(pool.middle, pool.features[smiling], pool.features[~smiling])
+    features = middle.features(x)
+    axis = ClassAxis(middle, features[smiling], features[~smiling])
     made = counterfactuals(pool, axis, same, seed=3)
     assert len(made.pictures) == len(made.labels) == len(made.sources) == len(made.latents)
     assert 45 < len(made.pictures) <= 60, "of two for each few are on the wrong side"
@@ -119,8 +159,10 @@ def test_counterfactuals_change_the_class_alone(drawn, linear):
 
 def test_constrain_is_obeyed(drawn, linear):
     x = drawn[0]
-    pool = Pool(x, linear.encode, linear.generate, count=20)
-    axis = ClassAxis(pool.middle, pool.features[:20], pool.features[20:])
+    middle = FaceMiddle(x)
+    pool = Pool(x, middle, linear.encode, linear.generate, count=20)
+    features = middle.features(x)
+    axis = ClassAxis(middle, features[:20], features[20:])
     made = counterfactuals(pool, axis, lambda z: z.clamp(-0.5, 0.5))
     assert made.latents.abs().max() <= 0.5
     faces = Unlabelled(x, linear.encode)
@@ -238,7 +280,7 @@ def test_summary_and_verdicts():
 
 def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     x, attributes, _ = drawn
-    call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same)
+    call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same, pixels)
     results = evaluation.measure(*call, names=("Smiling", "Male"), counts=(3, 6), seeds=2, steps=8)
     assert len(results) == 2 * 2 * 2 * len(summary.ARMS)
     assert all(0 <= row["accuracy"] <= 1 for row in results)
@@ -260,7 +302,7 @@ def test_pairs_are_taken_where_the_few_say_that_they_help(drawn, linear, monkeyp
     where both rank alike.
     """
     x, attributes, _ = drawn
-    faces, networks = (x[:64], attributes[:64]), (linear.encode, linear.generate, same)
+    faces, networks = (x[:64], attributes[:64]), (linear.encode, linear.generate, same, pixels)
     smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0)
     arms = dict(names=("Smiling",), seeds=3, arms=("classical", "generator", "chosen"), steps=60)
     for right, count in ((True, 8), (False, 8), (True, 1)):
@@ -285,12 +327,34 @@ def test_everything_is_where_the_pictures_are(drawn, linear):
     """A GPU, say: tensors that are made without naming a device are on another here, and would not fit the rest."""
     x, attributes, _ = drawn
     with torch.device("meta"):
-        call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same)
+        call = (x[:64], attributes[:64]), (x[64:], attributes[64:]), (linear.encode, linear.generate, same, pixels)
         results = evaluation.measure(*call, names=("Smiling",), counts=(3,), seeds=1, steps=4)
-        made = augment_person(x[:3], Unlabelled(x, linear.encode), *call[2], 4, min_identity=0, min_quality=0)
+        made = augment_person(x[:3], Unlabelled(x, linear.encode), *call[2][:3], 4, min_identity=0, min_quality=0)
         reader = AttributeReader(x, attributes, FaceMiddle(x), LinearFaces(x), ["Smiling"])
         assert reader.accuracy(x, attributes)["Smiling"] > 0.9
     assert len(results) == len(summary.ARMS) and len(made.rows) == 4
+
+
+def test_the_discriminator_teaches(drawn, linear):
+    """Where its maps tell the classes apart, three of each are enough for the axis; where they are noise, they are not
+    enough.
+    """
+    x, attributes, _ = drawn
+    smiling = torch.as_tensor(attributes[:, ATTRIBUTES.index("Smiling")] > 0).float()
+    known = torch.cat([x, x.flip(3)]).flatten(1)
+
+    def telling(p):
+        nearest = torch.cdist(p.flatten(1), known).argmin(1) % len(x)
+        return [smiling[nearest][:, None, None, None].expand(-1, 2, 4, 4) + 0.01 * p[:, :2, :4, :4]]
+
+    networks = linear.encode, linear.generate, same
+    found = [
+        evaluation.measure((x[:64], attributes[:64]), (x[64:], attributes[64:]), (*networks, maps), names=("Smiling",),
+                           counts=(3,), seeds=3, steps=8, arms=("axis alone",))
+        for maps in (telling, lambda p: [p[:, :2, :4, :4]])
+    ]  # fmt: skip
+    told, untold = ([row["accuracy"] for row in rows if row["arm"] == "axis alone"] for rows in found)
+    assert min(told) > 0.95 and sum(untold) / 3 < 0.8
 
 
 def test_few_labels_alone_matter(drawn, linear):
@@ -308,7 +372,7 @@ def test_few_labels_alone_matter(drawn, linear):
     original = evaluation.pick_few
     evaluation.pick_few = lambda y, count, seed: torch.tensor(few)
     try:
-        networks = linear.encode, linear.generate, same
+        networks = linear.encode, linear.generate, same, pixels
         first, second = (
             evaluation.measure((x[:64], table[:64]), (x[64:], table[64:]), networks, **settings)
             for table in (attributes, hidden)
