@@ -11,7 +11,7 @@ ARMS = {
     "generator": "classical, and counterfactual pairs that the GAN makes",
     "chosen": "classical, with those pairs where the few, cross-validated, speak for them",
     "linear generator": "the pairs with 64 principal components in place of the GAN",
-    "pseudo-labels": "classical, and the unlabelled real faces between which the pairs' discriminant was found",
+    "pseudo-labels": "classical, and the unlabelled real faces that are surest of a class",
     "axis alone": "the discriminant that the pairs are made along, and no classifier of pictures",
 }
 COLOURS = ("#888888", "#1f77b4", "#d62728", "#9467bd", "#ff9896", "#2ca02c", "#bcbd22")
@@ -82,7 +82,7 @@ def draw_chart(path, rows):
     low, high = math.floor(min(ends) * 100 / step) * step, math.ceil(max(ends) * 100 / step) * step
     high = max(high, low + step)
     width, height, left, top = max(260, 50 + 70 * len(counts)), 220, 46, 28
-    image = Image.new("RGB", (max(left + width * len(names), 520), top + height + 46 + 16 * len(arms)), "white")
+    image = Image.new("RGB", (max(left + width * len(names), 560), top + height + 46 + 16 * len(arms)), "white")
     pen = ImageDraw.Draw(image)
     pen.font = ImageFont.load_default(12)
 

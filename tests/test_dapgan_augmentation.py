@@ -293,6 +293,8 @@ def test_every_arm_is_measured_and_drawn(drawn, linear, tmp_path):
     summary.draw_chart(tmp_path / "wide.png", [row | dict(count=count) for row in rows for count in range(8)])
     with Image.open(tmp_path / "wide.png") as wide:
         assert wide.width > chart.shape[1] + 2 * 250, "a panel has room for all of its counts"
+    summary.draw_chart(tmp_path / "one.png", [row for row in rows if row["attribute"] == "Male"])
+    assert (np.asarray(Image.open(tmp_path / "one.png").convert("RGB"))[-20:, -4:] == 255).all(), "the legend is whole"
     for name in summary.COLOURS:  # a line of every arm is there
         assert (chart == [int(name[i : i + 2], 16) for i in (1, 3, 5)]).all(2).sum() > 50
 
