@@ -28,11 +28,16 @@ class ClassAxis:
         return (features - self.centre) @ self.axis
 
 
-def confident(score, share=0.2):
-    """Rows of the highest and of the lowest of scores (N,): each `share` of them, at least one."""
-    count = max(1, round(share * len(score)))
-    order = score.argsort()
-    return order[-count:], order[:count]
+def likely(score, count=2000, seed=0):
+    """Rows likely to be of either class, by scores (N,) that are high for the first: `count` each, drawn with repeats.
+
+    One's chance is in proportion to exp(score) for the first, to exp(-score) for the second, the score in deviations.
+    Where the classes are as common, thousands count that way; of a rare one, the few that stand far out.
+    """
+    random = torch.Generator(score.device).manual_seed(seed)
+    score = score / score.std()
+    chances = score.softmax(0), (-score).softmax(0)
+    return [torch.multinomial(chance, count, replacement=True, generator=random) for chance in chances]
 
 
 class Pool:

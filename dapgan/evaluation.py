@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common.celeba import attribute_indices, to_tensor
 from common.photos import InputError, write_table
 from dapgan.augmentation import unlabelled_faces
-from dapgan.counterfactuals import ClassAxis, Pool, confident, counterfactuals
+from dapgan.counterfactuals import ClassAxis, Pool, counterfactuals, likely
 from dapgan.faces import SIDE, LinearFaces, SeenMiddle, balanced, resized
 from dapgan.loading import load_reader, run_name
 from dapgan.plumbing import output_folder, place
@@ -109,9 +109,9 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     faces, tested: pictures (N, 3, S, S) and attributes (N, 40) of 0 and 1; of the first each case sees the attributes
     of `count` of each class, all others are used without labels. networks: encode, generate, constrain, and maps, what
     the discriminator sees. The pairs of the arms with a generator are made in two steps: a teacher, the classifier of
-    the classical arm, and the discriminant of the few in what the discriminator sees say together of which unlabelled
-    faces they are surest; the discriminant of these is the axis that other unlabelled faces are moved along, to either
-    side.
+    the classical arm, and the discriminant of the few in what the discriminator sees say together how likely each of
+    the unlabelled faces is of either class; the discriminant of faces drawn by that is the axis that other unlabelled
+    faces are moved along, to either side.
 
     The arm "chosen", which comes after the two, is the generator's where cross-validation on the few speaks for it:
     those that are left out, in FOLDS folds, are ranked better by classifiers that saw pairs than by those that did not.
@@ -128,9 +128,9 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     features, features_test, seen, seen_test, results = *map(middle.features, (x, x_test)), view(x), view(x_test), []
 
     def sure_of(teacher, few, y):
-        """Unlabelled faces of which teacher and discriminator are surest, with and without, and the axis between."""
+        """Unlabelled faces likely to be of either class, to teacher and discriminator, and the axis between them."""
         scores = look(teacher, seen), ClassAxis(middle, features[few[y]], features[few[~y]]).score(features)
-        with_it, without = confident(sum(score / score.std() for score in scores))
+        with_it, without = likely(sum(score / score.std() for score in scores))
         return with_it, without, ClassAxis(middle, features[with_it], features[without])
 
     def learn(few, y, seed, arm, axis):

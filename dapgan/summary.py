@@ -11,7 +11,7 @@ ARMS = {
     "generator": "classical, and counterfactual pairs that the GAN makes",
     "chosen": "classical, with those pairs where the few, cross-validated, speak for them",
     "linear generator": "the pairs with 64 principal components in place of the GAN",
-    "pseudo-labels": "classical, and the unlabelled real faces that are surest of a class",
+    "pseudo-labels": "classical, and unlabelled real faces, the surer of a class the likelier",
     "axis alone": "the discriminant that the pairs are made along, and no classifier of pictures",
 }
 COLOURS = ("#888888", "#1f77b4", "#d62728", "#9467bd", "#ff9896", "#2ca02c", "#bcbd22")

@@ -10,7 +10,7 @@ from PIL import Image
 from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
 from dapgan import evaluation, summary
 from dapgan.augmentation import Unlabelled, augment_person, change
-from dapgan.counterfactuals import ClassAxis, Pairs, Pool, confident, counterfactuals
+from dapgan.counterfactuals import ClassAxis, Pairs, Pool, counterfactuals, likely
 from dapgan.faces import (
     AttributeReader,
     FaceMiddle,
@@ -112,12 +112,25 @@ def test_linear_faces_encode_generate_and_oddness(drawn, linear):
 def test_small_functions_by_hand():
     torch.testing.assert_close(share_below(torch.tensor([0.5, 2.5, 9.0]), torch.tensor([3.0, 1.0, 2.0, 4.0])),
                                torch.tensor([0.0, 0.5, 1.0]))  # fmt: skip
-    high, low = confident(torch.tensor([0.0, 5, 1, 4, 2, 3, 9, 7, 8, 6]))
-    assert sorted(high.tolist()) == [6, 8] and sorted(low.tolist()) == [0, 2]
     x = torch.tensor([0.9, 0.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
     made = change(x, torch.zeros(2), torch.tensor([0.5, -0.25]), lambda z: z.view(2, 1, 1, 1).expand(2, 3, 2, 2))
     torch.testing.assert_close(made[:, 0, 0, 0], torch.tensor([1.0, -0.25]))  # clamped, and of the photo's size
     assert made.shape == x.shape
+
+
+def test_the_likely_are_as_many_as_their_scores_tell():
+    common = torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    high, low = likely(common)
+    assert len(high) == len(low) == 2000
+    # Of a normal distribution, tilted by exp(+-score): moved by one deviation, and as wide as before.
+    for rows, mean in ((high, 1), (low, -1)):
+        assert common[rows].mean().item() == pytest.approx(mean, abs=0.15)
+        assert common[rows].std().item() == pytest.approx(1, abs=0.2)
+        assert len(rows.unique()) > 1000
+    rare = torch.cat([torch.full((100,), 5.0), common[:4900]])  # 2% that stand far out
+    high, low = likely(10 * rare + 3)
+    assert (high < 100).float().mean() > 0.4 and (low < 100).float().mean() < 0.01
+    assert torch.equal(likely(rare)[0], likely(rare)[0])
 
 
 def test_class_axis_is_the_discriminant(drawn):
