@@ -43,8 +43,8 @@ def likely(score, count=2000, seed=0):
 class Pool:
     """Unlabelled faces x and what counterfactuals need of them, worked out once for any number of class axes.
 
-    middle: a FaceMiddle of them, in whose features the axes are. Of `count` random ones of x: chosen, their rows; x,
-    features, z, drawn: the pictures, their features (N, K), their latents and what the generator makes of these.
+    middle: a FaceMiddle of them, in whose features the axes are. Of `count` random ones of x: x, the pictures;
+    features (N, K), theirs; z, their latents; drawn, what the generator makes of these.
     """
 
     def __init__(self, x, middle, encode, generate, count=200, seed=0):
@@ -56,7 +56,7 @@ class Pool:
         features = middle.features(drawn)
         self.link = (features - features.mean(0)).T @ (latents - latents.mean(0)) / len(some)
         self.spread = torch.cov(features.T)
-        self.chosen, self.x = some[:count], x[some[:count]]
+        self.x = x[some[:count]]
         self.z, self.drawn = latents[:count], drawn[:count]
         self.features = middle.features(self.x)
 
