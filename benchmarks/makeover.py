@@ -187,7 +187,7 @@ def judge_kind(judges, look, source, goal):
         near = (distance < quality.SAME_PERSON).float().mean().item()
         row |= dict(distance=distance.mean().item(), same_person=near)
     if look.seen is not None and goal is not None:
-        row["kid"], row["kid_std"] = quality.kid(look.seen, goal.seen, min(len(look.seen), len(goal.seen), 150))
+        row["kid"], row["kid_std"] = quality.kid(look.seen, goal.seen, min(len(look.seen), len(goal.seen), 300) // 2)
     return row, hits["judge"]
 
 

@@ -244,6 +244,16 @@ def kid(x, y, size, rounds=100):
     return values.mean().item(), values.std().item()
 
 
+def compared_with(rows, test):
+    """Which part's faces pictures are held against, and the other: "test", but "validation" if they were made of those.
+
+    Beside the very faces that they were made of, pictures look more real than real ones: each has a twin there. rows:
+    of a manifest; test: the names of the test faces.
+    """
+    sources = {Path(row.get("source") or "").name.split(".")[0] for row in rows}
+    return ("validation", "test") if sources & {name.split(".")[0] for name in test} else ("test", "validation")
+
+
 def load_identity(crop):
     """dlib's face embedding: a function (N, H, W, 3) uint8 of this crop -> (N, 128); None where it is missing.
 
@@ -510,14 +520,15 @@ def measure(args):
                 torch.save(features(records.images[chosen]), args.cache_dir / name)
             return torch.load(args.cache_dir / name, weights_only=True)
 
-        real, other = of_part("test"), of_part("validation")
+        against, beside = compared_with(rows, [records.names[row] for row in test])
+        real, other = of_part(against), of_part(beside)
         made = features(judged)
         count = min(len(real), len(other), len(made), 250)
         if count > 20:
             (value, spread), (floor, floor_spread) = kid(made, real, count), kid(other, real, count)
             numbers["kid"] = dict(kid=value, std=spread, floor=floor, floor_std=floor_spread, subset=count)
-            print(f"KID-EffNet x 1000: {value:.2f} +- {spread:.2f}; of real validation faces {floor:.2f} +- "
-                  f"{floor_spread:.2f}; {len(made)} generated, {len(real)} real test faces, subsets of {count}, "
+            print(f"KID-EffNet x 1000: {value:.2f} +- {spread:.2f}; of real {beside} faces {floor:.2f} +- "
+                  f"{floor_spread:.2f}; {len(made)} generated, {len(real)} real {against} faces, subsets of {count}, "
                   f"EfficientNet-Lite0 {weights}, bicubic to 224, seed 0")  # fmt: skip
         else:
             print(f"KID-EffNet: not measured, {len(made)} pictures are too few")

@@ -213,7 +213,8 @@ def filled(bench):
     table, rows = finish(holes.main, [*flags, f"--out_dir={out}", "--overwrite"]), []
     for name, decibels in table:
         folder = out / name.replace(", ", "_").replace(" ", "_").lower()
-        seen = kid(bench.judge(folder)) if name in ("linear prediction", "GAN, blended") else ""
+        judged = name in ("linear prediction", "GAN, blended")
+        seen = kid(bench.judge(folder, folder / "manifest.tsv")) if judged else ""
         rows.append([name, f"{decibels:.2f}", seen])
     return Table("face_math: a hole of 32 x 32 in the middle of 500 test faces",
                  "python benchmarks/holes.py --dataset_dir D --count 500, then benchmarks/quality.py",

@@ -653,25 +653,18 @@ def check_crop(crop, size):
         raise InputError(f"size {size[0]} x {size[1]}: expected at least one pixel")
 
 
-def load_faces(paths, crop, size, detector, which="largest", aligned=False, faceless=False):
-    """find_faces() for who does not put anything back: images, names, skipped."""
-    return find_faces(paths, crop, size, detector, which, aligned, faceless)[:3]
-
-
-def find_faces(paths, crop, size, detector, which="largest", aligned=False, faceless=False):
+def find_faces(paths, crop, size, detector, which="largest", faceless=False):
     """A person's own photos, folders, GIFs and videos as crops like those of pack().
 
-    which: of several faces, "largest", "centre" or "all". aligned: the pictures have CelebA's geometry, so that boxes
-    are cut without looking for a face. faceless: take the middle of a picture without a face. Returns images (N,
-    height, width, 3) uint8, their names (paths within the folder that was given; a second face of a picture is
-    NAME_face2.jpg), skipped (name, reason), and the Place of each, None where no face was looked for or found.
-    InputError: a missing path, or no usable face at all.
+    which: of several faces, "largest", "centre" or "all". faceless: take the middle of a picture without a face.
+    Returns images (N, height, width, 3) uint8, their names (paths within the folder that was given; a second face of a
+    picture is NAME_face2.jpg), skipped (name, reason), and the Place of each, None where no face was looked for or
+    found. InputError: a missing path, or no usable face at all.
     """
     check_crop(crop, size)
     pictures = whole_pictures(paths)
-    if crop == "whole" or aligned and crop != "face":
-        cut = cut_middle if crop == "whole" else partial(cut_box, box=crop)
-        faces = ((key, None if image is None else cut(image, size=size), why, None) for key, image, why in pictures)
+    if crop == "whole":
+        faces = ((key, None if image is None else cut_middle(image, size), why, None) for key, image, why in pictures)
     else:
         faces = cut_faces(pictures, crop, size, detector, which, faceless)
     images, names, skipped, places, last, number = [], [], [], [], None, 1

@@ -49,8 +49,8 @@ def run_script(main):
 
 
 def tolerate_names():
-    """What a terminal cannot show, such as a file's name in another encoding, is replaced there and no error."""
-    for stream in (sys.stdout, sys.stderr):
+    """What a terminal cannot show or say, such as a file's name in another encoding, is replaced and no error."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # a notebook's
             stream.reconfigure(errors="replace")
 
@@ -454,8 +454,11 @@ def read_extras(source, lost):
         extras["icc_profile"] = profile
     elif profile:
         lost.append("a colour profile that is not for RGB")
-    if source.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "RGBX"):
-        lost.append(f"{'16 bits' if source.mode.startswith('I') else source.mode}: now RGB, 8 bits")
+    stored = [part[3] for part in getattr(source, "tile", ())]  # Pillow opens 16-bit RGB as RGB; what it reads says so
+    stored = [how[0] if isinstance(how, tuple) and how else how for how in stored]
+    deep = source.mode.startswith("I") or any(isinstance(how, str) and ";16" in how for how in stored)
+    if deep or source.mode not in ("RGB", "RGBA", "L", "LA", "P", "PA", "1", "RGBX"):
+        lost.append(f"{'16 bits' if deep else source.mode}: now RGB, 8 bits")
     lost += ["the second picture in the file"] * (source.format == "MPO")
     try:
         exif = upright_exif(source)

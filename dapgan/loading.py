@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common import celeba
-from common.celeba import SQUARE, load_faces, subset, to_tensor
+from common.celeba import SQUARE, find_faces, subset, to_tensor
 from common.mtcnn import MTCNN
 from common.photos import InputError, name_outputs
 from dapgan import plumbing
@@ -178,6 +178,8 @@ def freeze(network, content, name, path, device):
 def load_gan(args, device, autocast):
     """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or size."""
     path, content = find_model(args, run_name(args))
+    if "generator" not in content:
+        raise InputError(f"{path} is no GAN of this project: a predictor is found beside its GAN")
     flags = argparse.Namespace(**content["args"])
     for name in ("data", "model", "image_size"):
         theirs = getattr(flags, name, None)
@@ -266,7 +268,7 @@ def load_reader(args):
 def load_pictures(args, device):
     """--images, else the first --count test pictures: images (N, S, S, 3) uint8 and their names, which differ."""
     if args.images:
-        images, names, skipped = load_faces(args.images, SQUARE, (args.image_size,) * 2, MTCNN(device))
+        images, names, skipped, _ = find_faces(args.images, SQUARE, (args.image_size,) * 2, MTCNN(device))
         for name, reason in skipped:
             print(f"skipped {name}: {reason}")
     else:

@@ -124,7 +124,7 @@ def parse_args(argv=None):
     add("--corrections", type=up_to(16, least=0), help="train_predictor: looks after the first (best: 3)")
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=50, batch_size=16).add_argument
-    add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (best: 8000)")
+    add("--decay_every", type=natural, help="halve the rate every so many steps; 0: never (BEGAN's best: 8000)")
     add("--reconstruction", choices=RECONSTRUCTIONS, help="loss of pictures repeated (document: msssim)")
     add("--gamma", type=rate, help="BEGAN's balance: low smooth, 1 as busy as faces are (document: 0.5, best: 1)")
     add("--lambda_k", type=rate, help="step of BEGAN's k (document: 0.001, best: 0.02)")
@@ -145,7 +145,7 @@ def parse_args(argv=None):
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
 
-    named = {name: [name] for name in ("data", "model", "image_size", "recipe")}
+    named = {name: [name] for name in ("model", "image_size", "recipe")} | dict(data=["data", "images"])  # of faces
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: "train" if first.run != "train" else None)
     check(args)
     return args

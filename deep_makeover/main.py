@@ -94,7 +94,7 @@ def parse_args(argv=None):
 
     add = plumbing.add_training_flags(parser, RECIPES, epoch=0, batch_size=None, steps=45000, seed=10).add_argument
     add("--learning_rate_start", dest="learning_rate", type=plumbing.rate, **same, help="the same as --learning_rate")
-    add("--random_seed", dest="seed", type=plumbing.natural, **same, help="the same as --seed")
+    add("--random_seed", dest="seed", type=plumbing.up_to(2**63 - 1, least=0), **same, help="the same as --seed")
     add("--train_mode", choices=loading.MODES, default="mtf", help="who becomes who: m male, f female (mtf)")
     add("--source", help="other faces to make over, as Male=1,Eyeglasses=0 (default: the mode's)")
     add("--target", help="what they are to look like, likewise; replaces the mode's filters")
@@ -275,11 +275,11 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
         """x: source, y: target faces; penalised: with the gradient penalty; alone: only the discriminator learns."""
         # Every process draws the whole batch's numbers and takes its slice. Noise is on the scale of [0, 1].
         heat = temperature(now, args.annealing_half_life)
-        numbers, noises = [None] * 4, [None] * 2
+        numbers, noises = [None] * 4, [None] * 3
         if args.diff_augment:
             numbers = augmentation(share, 4, args.batch_size)[:, :, mine]
         if args.instance_noise:
-            noises = truncated_noise((2, args.batch_size, *x.shape[1:]), x.device)[:, mine]
+            noises = truncated_noise((3, args.batch_size, *x.shape[1:]), x.device)[:, mine]
             noises = noises * (2 * args.instance_noise * heat)
         generator.train()
         discriminator.train().requires_grad_(True)
@@ -297,7 +297,7 @@ def make_step(args, generator, discriminator, ema, g_optimizer, d_optimizer, now
             adapt(share, plumbing.mean_of_processes(known), args.batch_size)
         d_loss, side_loss, penalty = d_adversarial(real[:, 0], fake[:, 0]), zero, zero
         if args.lambda_class:
-            side_loss = discriminator_loss(real[:, 1], judge(x, numbers[2])[:, 1])
+            side_loss = discriminator_loss(real[:, 1], judge(x, numbers[2], noises[2])[:, 1])
         if penalised:
             penalty = args.lambda_r1 / 2 * R1_EVERY * r1_penalty(lambda y: logits(y, numbers[0])[:, 0], y)
         descend(d_loss + side_loss + penalty, d_optimizer)

@@ -50,6 +50,7 @@ def compare(args):
     for name, (to_z, model, vectors) in methods.items():
         began = time.perf_counter()
         z = to_z()
+        z.cpu()  # where it is, it is done
         seconds = (time.perf_counter() - began) / len(x)
         x_hat, folder = model.decode(z), out / name.replace(", ", "_").replace(" ", "_").lower()
         table.append([name, *scores(x_hat, x), f"{seconds:.4f}"])

@@ -41,6 +41,7 @@ def project(args):
 
     began = time.perf_counter()
     z, losses = find_z(args, model, x, watch=watch)
+    z.cpu()  # where it is, it is done
     seconds = (time.perf_counter() - began) / len(x)
 
     x_hat = model.decode(z)

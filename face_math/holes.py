@@ -28,14 +28,11 @@ def make_hole(kind, size, random=None):
     return hole
 
 
-def random_holes(count, size, random=None, device="cpu"):
-    """Masks (count, 1, S, S) to train with: random pixels, a half, or a rectangle of an eighth to 5/8 of each side.
-
-    random: a torch.Generator of that device; all is drawn and decided there.
-    """
-    kind, a, b, c, d = torch.rand(5, count, 1, 1, generator=random, device=device)
+def random_holes(count, size, device="cpu"):
+    """Masks (count, 1, S, S) to train with: random pixels, a half, or a rectangle of an eighth to 5/8 of each side."""
+    kind, a, b, c, d = torch.rand(5, count, 1, 1, device=device)
     line = torch.arange(size, device=device)
-    pixels = torch.rand(count, size, size, generator=random, device=device) > a * 0.8
+    pixels = torch.rand(count, size, size, device=device) > a * 0.8
     half = (line < size // 2) == (a < 0.5)  # (count, 1, S)
     half = torch.where(b < 0.5, half.mT, half)
     inside = []

@@ -113,7 +113,9 @@ def defaults(first):
             chosen["n_iter"] = 0
     chosen = dict(corrections=0, shift=0.0) | chosen
     chosen["search"] = which
-    chosen["strengths"] = [1.5] if first.run == "compare" else [-2.0, -1.0, 0.0, 1.0, 2.0]
+    chosen["strengths"] = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    if first.run == "compare":  # the steps are those of the document's search, which stands beside the best
+        chosen |= dict(strengths=[1.5], n_iter=SEARCHES["document"]["n_iter"])
     return chosen
 
 

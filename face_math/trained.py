@@ -84,10 +84,10 @@ def load_model(args, device, autocast):
     if "encoder" in content:
         model.encoder = restore(make_encoder(flags), content, "encoder", path, device)
     print(f"model {path}: step {content['state']['step']}, {flags.recipe} recipe")
-    path, content, saved = find_part(args, "_encoder")
-    if content and getattr(saved, "inverts", None) != version and args.run != "train_encoder":
+    path, content, saved = find_part(args, "_encoder") if args.run not in ("sample", "train_encoder") else [None] * 3
+    if content and getattr(saved, "inverts", None) != version:
         print(f"encoder {path} inverts another generator, so it is not used: --run train_encoder again")
-    elif content and args.run not in ("sample", "train_encoder"):
+    elif content:
         encoder = make_encoder(flags, getattr(saved, "corrections", 0))
         model.encoder = restore(encoder, content, "encoder", path, device)
         if "generator" in content:  # one of its own, which went on from the GAN's

@@ -6,7 +6,7 @@ from PIL import Image, ImageDraw
 from common.celeba import ATTRIBUTES, CelebA
 from common.photos import InputError
 from facegen_attr.loading import run_name
-from facegen_attr.plumbing import place
+from facegen_attr.plumbing import output_folder, place
 
 COLOURS = ((31, 119, 180), (214, 39, 40), (44, 160, 44), (148, 103, 189))
 
@@ -75,7 +75,7 @@ def analyse(args):
         mark, sparse, bar = "*" if name in chosen else " ", "sparse" if share < 0.1 else "", "#" * round(share * 50)
         print(f"{mark} {name:20} {share:6.1%} {sparse:6} {bar}".rstrip())
     print(f"sparse among the chosen: {', '.join(name for name, share in chosen.items() if share < 0.1) or 'none'}")
-    samples = place(args, "samples", run_name(args))
-    draw_bars(samples / "all_attributes.png", f"all 40 attributes of {len(dataset.files)} pictures", shares)
-    draw_bars(samples / "chosen_attributes.png", f"the {len(chosen)} chosen attributes", chosen)
-    print(f"all_attributes.png and chosen_attributes.png in {samples}")
+    out = output_folder(args, place(args, "samples", run_name(args)))
+    draw_bars(out / "all_attributes.png", f"all 40 attributes of {len(dataset.files)} pictures", shares)
+    draw_bars(out / "chosen_attributes.png", f"the {len(chosen)} chosen attributes", chosen)
+    print(f"all_attributes.png and chosen_attributes.png in {out}")

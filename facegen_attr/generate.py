@@ -56,12 +56,16 @@ def changes(args, model):
 
 def write_photos(folder, places, before, after):
     """The photos of --images with their faces changed; a second change of the same face goes to NAME_2, and so on."""
-    rounds = {}
+    rounds, number, taken = {}, 0, set()
     for row, spot in enumerate(places):
         rounds.setdefault(sum(other is spot for other in places[:row]), []).append(row)
-    for number, rows in enumerate(rounds.values(), 1):
-        name = "{}" if number == 1 else f"{{}}_{number}"
-        put_back(folder, [places[row] for row in rows], {name: after[rows]}, before[rows])
+    for rows in rounds.values():
+        number += 1
+        while any(f"{stem}_{number}" in taken for stem in taken):  # a.jpg may lie beside an a_2.jpg
+            number += 1
+        name = f"{{}}_{number}" if taken else "{}"
+        written = put_back(folder, [places[row] for row in rows], {name: after[rows]}, before[rows])
+        taken |= {str(path.with_suffix("")).lower() for path in written}
 
 
 def generate(args):

@@ -113,7 +113,7 @@ def parse_args(argv=None):
     port = plumbing.number(int, "0 to 65535 (0: any that is free)", lambda n: 0 <= n <= 65535)
     add = plumbing.add_file_flags(parser).add_argument
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
-    add("--count", type=plumbing.up_to(100_000), help="generate: how many pictures (default: 16)")
+    add("--count", type=plumbing.up_to(100_000), help="generate: how many pictures (default: 16; one of each own face)")
     add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
     add("--shows", help="generate, refine: what --images show, where it is misread, such as Male=0")
     add("--all_faces", **SWITCH, default=False, help="generate: every face of a photo, not only the largest")
@@ -139,6 +139,8 @@ def parse_args(argv=None):
         raise InputError("--width is of --network conditional (--recipe best); the document's networks have their own")
     if args.lambda_attributes and args.network != "conditional":
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
+    if (args.web or args.first_model) and args.run != "refine":
+        raise InputError("--web and --first_model are for --run refine")
     if args.shows and not (args.images or args.web):
         raise InputError("--shows says what --images show")
     for condition in (args.request, args.shows):

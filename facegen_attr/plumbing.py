@@ -79,6 +79,17 @@ rate = number(float, "more than 0", lambda x: 0 < x < math.inf)
 weight = number(float, "0 or more", lambda x: 0 <= x < math.inf)
 decay = number(float, "0 or more and less than 1", lambda x: 0 <= x < 1)
 share = number(float, "a share from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def count_or_share(text):
+    """A flag type: how many training pictures, a number or a share, as `subset` takes it."""
+    try:
+        subset([0], text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(error) from None
+    return text
+
+
 SWITCH = dict(type=boolean, nargs="?", const=True, metavar="True|False")
 
 
@@ -102,14 +113,14 @@ def make_parser(text, project):
 def add_training_flags(parser, recipes, epoch, batch_size, steps=0, seed=0):
     """The group Training with what all five share; a project's own flags follow. Returns the group."""
     add = (group := parser.add_argument_group("Training")).add_argument
-    add("--epoch", type=natural, default=epoch, help=f"passes over the training pictures (default: {epoch})")
+    add("--epoch", type=natural, default=epoch, help=f"passes over the training pictures ({epoch}, or the recipe's)")
     add(
         "--steps",
         type=natural,
         default=steps,
         help=f"end after so many steps whatever the epochs say ({steps or 'no'})",
     )
-    add("--train_size", help="training pictures: a number, or a share such as 0.5 (default: all)")
+    add("--train_size", type=count_or_share, help="training pictures: a number or a share (all, or the recipe's)")
     add("--batch_size", type=up_to(65536), default=batch_size, help="pictures a step, over all processes")
     add("--learning_rate", type=rate, help="of the optimizers")
     add("--beta1", type=decay, help="Adam's momentum")
@@ -171,9 +182,12 @@ def read_flags(parser, argv, defaults, named, uses):
     args = parser.parse_args(argv)
     if "dataset_dir" in given and args.dataset_name is None:
         args.dataset_name = name_of(args.dataset_dir)
+    makes = str(first.run).startswith(("train", "ship", "tune"))
+    alone = uses(first) and not makes and "model_path" in given and "checkpoint_dir" not in given
+    if alone and not args.model_path.endswith(".pt") and not Path(args.model_path).is_dir():
+        raise InputError(f"--model_path {args.model_path}: expected a model file, NAME.pt, or a folder of such")
     found, others = find_run(args, given, uses(first), named) if uses(first) else ({}, "")
     shipped, first.shipped = None, ""
-    makes = str(first.run).startswith(("train", "ship", "tune"))
     if uses(first) and not (found or makes or given & {"model_path", "checkpoint_dir", "dataset_name"}):
         shipped = find_shipped(args, given, uses(first), named)
         if not shipped and (there := sorted(file.name for file in PROJECT.glob("*.pt"))):
@@ -186,10 +200,13 @@ def read_flags(parser, argv, defaults, named, uses):
         vars(first).update({name: value for name, value in found.items() if name not in given})
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
+        args.model_path = found.get("model_path", args.model_path)
     args.others, args.shipped = others, first.shipped
     told = [f"python {PROJECT.name}/main.py --dataset_dir DIR"]
     told += [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
-    told += [f"--{flag} {getattr(args, flag)}" for flags in named.values() for flag in flags if flag in given]
+    said = {name: [name] if name in flags else flags for name, flags in named.items() if given & set(flags)}
+    values = {flag: getattr(args, flag) for flags in said.values() for flag in flags}
+    told += [f"--{flag} {value}" for flag, value in values.items() if value is not None]
     args.train_first = f"train first: {' '.join(told)} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
@@ -237,17 +254,30 @@ def find_run(args, given, training, named):
     does. InputError: several could be meant.
     """
     known, models = args.dataset_name is not None, {}
-    files = [*Path(args.checkpoint_dir).glob("*/last.pt"), *Path(args.model_path).glob("*.pt")]
+    files = [*Path(args.model_path).glob("*.pt"), *Path(args.checkpoint_dir).glob("*/last.pt")]
     if one := args.model_path.endswith(".pt"):
         files = [Path(args.model_path)]
     for file in files:
-        with contextlib.suppress(InputError):
-            saved = read_checkpoint(file, mmap=True)["args"]
-            name = file.parent.name if file.name == "last.pt" else file.stem
-            if one or (saved.get("run"), saved.get("name")) == (training, name):  # and not, say, NAME.001.pt
-                models[name] = {flag: saved[flag] for flag in ("dataset_name", *named) if flag in saved}
+        if file.name == "last.pt" and models and "model_path" in given and "checkpoint_dir" not in given:
+            break  # the folder's own, as there are some
+        try:
+            content = read_checkpoint(file, mmap=True)
+        except InputError as error:
+            if not one:  # else it is read again, and then the end
+                print(f"{error}: passed over")
+            continue
+        saved, name = content["args"], file.parent.name if file.name == "last.pt" else file.stem
+        if one or (saved.get("run"), saved.get("name")) == (training, name):  # and not, say, NAME.001.pt
+            # A small model, of `write_shipped`, is not called what its run is: it is the file itself
+            models[name] = saved | (dict(file=str(file)) if "about" in content else {})
+
+    def naming(model):
+        """What names it, of the flags it was made with."""
+        names = {flag: model[flag] for flag in ("dataset_name", *named) if flag in model}
+        return names | (dict(model_path=model["file"]) if "file" in model else {})
+
     if one:
-        return next(iter(models.values()), {}), ""
+        return next(map(naming, models.values()), {}), ""
     told = ["dataset_name"] * known + [flag for flag in named if given & set(named[flag])]
 
     def fitting(flags):
@@ -256,11 +286,16 @@ def find_run(args, given, training, named):
 
     fit = known and fitting({"dataset_name", *named}) or fitting(told)
     if len(fit) == 1 or not models:
-        return next(iter(fit.values()), {}), ""
+        return next(map(naming, fit.values()), {}), ""
     shown, differ = fit or models, told  # by what they differ in, from each other or from what was given
     if fit:
         differ = [flag for flag in ("dataset_name", *named) if len({str(m.get(flag)) for m in fit.values()}) > 1]
-    said = {name: " ".join(f"--{flag} {model.get(flag)}" for flag in differ) for name, model in shown.items()}
+    flags = [flag for part in differ for flag in ([part] if part in named.get(part, [part]) else named[part])]
+
+    def words(model):
+        return " ".join(f"--{flag} {model[flag]}" for flag in flags if model.get(flag) is not None)
+
+    said = {name: words(model) for name, model in shown.items()}
     there = "there is " + ", ".join(f"{name} ({said[name]})" for name in sorted(said))
     if fit:
         raise InputError(f"which model? {there}: give the flags of one, or its file as --model_path")
@@ -280,6 +315,8 @@ def check_places(args):
         raise InputError(f"--restart begins a training anew; --run {args.run} is none")
     if training and getattr(args, "images", None):
         raise InputError(f"--images are for another --run: {args.run} learns from --dataset_dir")
+    if training and getattr(args, "out_dir", None):
+        raise InputError(f"--out_dir is for another --run: {args.run} writes to --sample_dir and --model_path")
     if int(os.environ.get("RANK", 0)):
         return  # of several processes the first one writes
     if training:
@@ -796,6 +833,8 @@ class Journal:
             check_writable("--sample_dir", self.samples / "sheet.png")
         found = None if args.restart else load_checkpoint(self.checkpoint, self.flags, parts, facts)
         self.fresh = found is None
+        if not self.fresh and getattr(args, "start_from", None) and rank == 0:
+            print("--start_from is where a training begins; this one goes on from its own checkpoint")
         self.anew = args.restart or self.fresh and self.checkpoint.exists()
         if self.fresh and self.model.exists() and not self.anew and rank == 0:
             advice = "move it away, give another --model_path, or begin anew with --restart"
@@ -811,7 +850,7 @@ class Journal:
     def steps(self):
         """The numbers of the steps that are still to be done, until the last or until somebody asks to stop."""
         if self.step >= self.last:
-            print(f"trained {self.step} of {self.planned} steps already: raise --epoch or --steps to go on")
+            print(f"trained {self.step} steps already, of {self.planned}: raise --epoch or --steps to go on")
             return
         self.open()
         while self.step < self.last and not self.stopping:
@@ -824,11 +863,6 @@ class Journal:
         """A number of the state as a tensor on the device, (): a step may change it in place, a checkpoint keeps it."""
         self.state[name] = torch.tensor(float(self.state[name]), device=self.device)
         return self.state[name]
-
-    @property
-    def epoch(self):
-        """Which pass over the training pictures this is: 1 from the first step on."""
-        return math.ceil(self.step / self.epoch_steps)
 
     def open(self):
         """Say what begins, and begin to log it."""

@@ -16,7 +16,7 @@ from facegen_attr.asking import check_photos, draw_requests, own_faces, test_fac
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
 from facegen_attr.model import REFINERS
-from facegen_attr.plumbing import next_folder, place
+from facegen_attr.plumbing import add_to_index, next_folder, place
 
 HELP = """+Smiling -Eyeglasses   ask for attributes, or for their absence, as many as you like
 Smiling=0.5            ask for a degree, from -2 (very much not) over -1 (not) and 1 (yes) to 2 (very much)
@@ -34,15 +34,16 @@ class Session:
     attributes: the names that the network knows; picture: (3, H, W) in [-1, 1], the first; c: (A,) its attributes, 1
     or 0; render: (picture of the step before, c) -> picture; folder: a new one, where every step is written as
     step_000.png and so on, with steps.tsv. A step that is undone stays there. spot: where in a photo the face is; the
-    whole photo, changed there, is then written too, to photos/step_000.png and so on. notes: on what it begins with.
+    whole photo, changed there, is then written too, to photos/step_000.png and so on. notes: on what it begins with;
+    asked: what the first picture was asked to be, name -> degree.
     """
 
-    def __init__(self, attributes, picture, c, render, folder, spot=None, notes=()):
+    def __init__(self, attributes, picture, c, render, folder, spot=None, notes=(), asked=None):
         self.attributes, self.render, self.folder, self.written, self.notes = attributes, render, folder, 0, notes
         self.spot, self.photo = spot, spot and read_frame(spot)
         (folder / "photos" if spot else folder).mkdir(parents=True, exist_ok=True)
         self.steps = []  # (picture, degrees, what was asked for in this step, the name of its file)
-        self.add(picture, c * 2 - 1, {})
+        self.add(picture, c * 2 - 1, asked or {})
 
     @property
     def degrees(self):
@@ -94,7 +95,7 @@ class Session:
         asked = self.steps[-1][2]
         if not asked:
             raise InputError("nothing was asked for yet: begin with, say, +" + self.attributes[0])
-        beyond = {name: degree + (amount if degree > 0 else -amount) for name, degree in asked.items()}
+        beyond = {name: degree + (amount if degree >= 0 else -amount) for name, degree in asked.items()}
         return self.change({name: max(-MOST, min(MOST, degree)) for name, degree in beyond.items()})
 
     def undo(self):
@@ -170,6 +171,8 @@ def talk(session, lines, prompt=""):
                     path = line.strip().removeprefix("save").strip().strip("\"'")
                     session.save(path)
                     print(f"saved {path}")
+                case ["save"]:
+                    raise InputError("save where? save face.png")
                 case ["show"]:
                     print(describe(session))
                 case [_, *_]:
@@ -242,10 +245,14 @@ def open_session(args, model, first, seed, photo=None):
         fed = before[None] if flags.model in REFINERS and not is_editor(flags) else start
         return model.answer(fed, c, asked[None])[0]
 
-    folder = next_folder(args, place(args, "samples", run_name(args)))
-    session = Session(names, picture[0], c[0], render, folder, spot, notes)
-    if columns and not noisy:  # a face that was there first, and is now to be as asked
-        session.change({names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)})
+    samples = place(args, "samples", run_name(args))
+    folder = next_folder(args, samples)
+    if not args.out_dir:
+        add_to_index(args, samples, folder.name)
+    asked = {names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)}
+    session = Session(names, picture[0], c[0], render, folder, spot, notes, asked if noisy else None)
+    if asked and not noisy:  # a face that was there first, and is now to be as asked
+        session.change(asked)
     return session
 
 

@@ -104,10 +104,7 @@ def anomaly(args):
     else:
         images, names = load_pictures(args, model, device)
         faces = [True] * len(names)
-    out = place(args, "samples", run_name(args))
-    own = args.images or args.out_dir  # the data set's scores are not replaced by one's own
-    out = output_folder(args, out) if own else out
-    out.mkdir(parents=True, exist_ok=True)
+    out = output_folder(args, place(args, "samples", run_name(args)))
 
     normal, known = errors_of(model, images, device, autocast), state["validation_errors"]
     below, two_sided = share_below(normal, known), share_below(unusual(normal, known), unusual(known, known))

@@ -118,7 +118,8 @@ def parse_args(argv=None):
 def defaults(first):
     """What recipe and verb set, by the flags that were given."""
     # The path would carry the first person's looks past the second's decoder.
-    return RECIPES[first.recipe] | (dict(pca_path=False) if first.run == "train_swap" else {})
+    chosen = RECIPES[first.recipe] | dict(y_width=first.y_height)
+    return chosen | (dict(pca_path=False) if first.run == "train_swap" else {})
 
 
 def model_of(first):
@@ -184,7 +185,7 @@ def train(args):
         loss = F.mse_loss(x_hat.float(), model.target(x))
         descend(loss, optimizer)
         update_ema(ema, model, journal.now)
-        spread = {"max": embedding.max(), "min": embedding.min(), "std": embedding.float().std(0).mean()}
+        spread = {"max": embedding.max(), "min": embedding.min(), "std": embedding.float().std(0, correction=0).mean()}
         return {"mse": loss} | {f"embedding/{name}": value for name, value in spread.items()}
 
     def look_on(chosen):

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections import defaultdict
 
 import torch
@@ -11,24 +10,21 @@ from tqdm import tqdm
 from common.celeba import to_uint8
 from common.photos import name_outputs, save_pictures, write_table
 from hyperencoder.loading import load_model, load_pictures, reconstruct, run_name
-from hyperencoder.plumbing import in_chunks, output_folder, place, save_sheet
+from hyperencoder.plumbing import in_chunks, output_folder, place, psnr, save_sheet
 
 
 def test(args):
     """Reconstruct the test faces or --images: grid, metrics.json and embeddings.csv.
 
-    Those of the test faces lie in the sample folder, as the document has it; those of --images, with single pictures
-    (also as the face was cut, `source/`, and by PCA, `pca/`) and a manifest, in --out_dir or a new folder, test_001 and
-    so on.
+    They lie in --out_dir or a new folder, test_001 and so on; with single pictures (also as the face was cut,
+    `source/`, and by PCA, `pca/`) and a manifest where --images or --out_dir is given.
     """
     from pytorch_msssim import ssim
 
     model, device, autocast, _ = load_model(args)
     images, names = load_pictures(args, model, device)
-    samples = place(args, "samples", run_name(args))
-    own = args.images or args.out_dir
-    out = output_folder(args, samples) if own else samples
-    out.mkdir(parents=True, exist_ok=True)
+    single = args.images or args.out_dir
+    out = output_folder(args, place(args, "samples", run_name(args)))
 
     sums, embeddings, sheet, stems = defaultdict(float), [], {}, name_outputs(names)
     labels = {"": "Predicted", "encoder_": "Encoder alone", "pca_": f"PCA, {model.embed_size} numbers"}
@@ -47,7 +43,7 @@ def test(args):
             sums[name + "ssim"] += scores.sum().item()
         sums["mean_face_mse"] += (model.mean.view(3, *model.size) - x).square().mean((1, 2, 3)).sum().item()
         sheet = sheet or {"Real": x[:16]} | {labels[name]: guess[:16] for name, guess in guesses.items()}
-        if own:
+        if single:
             save_pictures(out / "source", stems[part], to_uint8(x))
             save_pictures(out / "pca", stems[part], to_uint8(guesses["pca_"]))
             save_pictures(out, stems[part], to_uint8(guesses[""]))
@@ -57,13 +53,13 @@ def test(args):
     for name, value in sums.items():
         value /= len(images)
         if name.endswith("mse"):
-            metrics |= {name: value, f"{name}_01": value / 4, name[:-3] + "psnr": 10 * math.log10(4 / value)}
+            metrics |= {name: value, f"{name}_01": value / 4, name[:-3] + "psnr": psnr(value)}
         else:
             metrics[name] = value
     if len(images) > 1:
         spread = embeddings.std(0)
         metrics |= {"embedding_std": spread.mean().item(), "dead_numbers": int((spread < 1e-6).sum())}
-    if own:
+    if single:
         write_table(out / "manifest.tsv", ("file", "source"), [(f"{stem}.png", f"source/{stem}.png") for stem in stems])
     save_sheet(out / "test.png", sheet)
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n")

@@ -907,15 +907,15 @@ def test_own_pictures(tmp_path):
     stills = [Image.new("RGB", (178, 218), (200 + 20 * index, 0, 0)) for index in range(3)]
     stills[0].save(tmp_path / "clip.gif", save_all=True, append_images=stills[1:], duration=100)
     paths = [tmp_path / "photos", tmp_path / "clip.gif"]
-    images, names, skipped = celeba.load_faces(paths, "face", (32, 32), Detector())
+    images, names, skipped, _ = celeba.find_faces(paths, "face", (32, 32), Detector())
     assert images.shape == (3, 32, 32, 3) and images.dtype == np.uint8 and names[0] == "a.png" and len(set(names)) == 3
     assert [file for file, _ in skipped][:2] == ["b.png", "c.jpg"] and dict(skipped)["c.jpg"] == "the file is empty"
-    images, names, _ = celeba.load_faces(tmp_path / "clip.gif", FULL, (20, 10), None, aligned=True)
-    assert images.shape == (3, 20, 10, 3) and images[2, 10, 5, 0] > images[0, 10, 5, 0] > 150
+    images, *_ = celeba.find_faces(tmp_path / "clip.gif", "whole", (20, 20), None)
+    assert images.shape == (3, 20, 20, 3) and images[2, 10, 5, 0] > images[0, 10, 5, 0] > 150
     with pytest.raises(InputError, match=r"no usable face: b.png \(no face found\)"):
-        celeba.load_faces(tmp_path / "photos" / "b.png", SQUARE, (8, 8), Detector())
+        celeba.find_faces(tmp_path / "photos" / "b.png", SQUARE, (8, 8), Detector())
     with pytest.raises(InputError, match="no such"):
-        celeba.load_faces(tmp_path / "nowhere", SQUARE, (8, 8), Detector())
+        celeba.find_faces(tmp_path / "nowhere", SQUARE, (8, 8), Detector())
 
 
 # Choosing, and batches

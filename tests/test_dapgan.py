@@ -674,6 +674,8 @@ def test_a_predictor_of_another_recipe_than_its_gans_is_another_run(copied, face
     for recipe, name in (([], "_predictor.pt"), (["--recipe=document"], "_predictor_document.pt")):
         assert call(*verb, *recipe, "--method=predictor") == 0
         assert f"{NAME}{name}: step" in capsys.readouterr().out
+    assert call(*verb[:-3], "--run=sample", "--model_path", copied / f"models/{NAME}_predictor.pt") == 2
+    assert "is no GAN of this project" in capsys.readouterr().err
 
 
 def test_a_predictor_starts_from_another_and_is_read_as_it_was_trained(copied, faces, capsys):

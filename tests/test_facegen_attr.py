@@ -707,6 +707,13 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
         "clip.gif",
         "clip_2.gif",
     }
+    (tmp_path / "two").mkdir()
+    for name in ("a.png", "a_2.png"):
+        Image.fromarray(photo).save(tmp_path / "two" / name)
+    pair = [*flags[:-2], "--run", "generate", "--count", 4, "--out_dir", tmp_path / "four"]
+    pair[pair.index("--images") + 1] = tmp_path / "two"
+    assert call(*pair) == 0
+    assert len(list((tmp_path / "four/photos").iterdir())) == 4, "none is written over another"
     monkeypatch.setattr("sys.stdin", io.StringIO(f"Smiling=2\nSmiling=-1\nsave {tmp_path / 'saved.png'}\n"))
     flags[flags.index("--images") + 1] = tmp_path / "in/me.png"
     assert call(*flags[:-2], "--run", "refine", "--sample_dir", tmp_path / "s") == 0
@@ -725,8 +732,8 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
         assert whole.size == (178, 218)
 
 
-def make_session(folder, render=lambda before, c: before + 0.1):
-    return Session(["Male", "Bald", "Bangs"], torch.zeros(3, 8, 8), torch.tensor([1.0, 0, 0]), render, folder)
+def make_session(folder, render=lambda before, c: before + 0.1, **more):
+    return Session(["Male", "Bald", "Bangs"], torch.zeros(3, 8, 8), torch.tensor([1.0, 0, 0]), render, folder, **more)
 
 
 def test_a_session_keeps_every_step(tmp_path):
@@ -742,6 +749,9 @@ def test_a_session_keeps_every_step(tmp_path):
     assert session.change({"Bald": 1.0, "Bangs": 2.0}) == [note]
     session.more(9)
     assert session.degrees["Bald"] == 2, "not beyond 2"
+    asked_first = make_session(tmp_path / "asked", asked={"Male": 0.0})
+    asked_first.more(0.5)
+    assert asked_first.degrees["Male"] == 0.5
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert names == [*(f"step_{i:03d}.png" for i in range(5)), "steps.tsv"], "what was undone stays"
     asked = [row["asked"] for row in rows_of(tmp_path / "s/steps.tsv")]
@@ -756,13 +766,22 @@ def test_a_session_keeps_every_step(tmp_path):
 
 def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
     session = make_session(tmp_path / "s")
-    wrong = ["more", "+Mael", "what", "Male=x", "Male=3", "save face.xyz", ""]
+    wrong = ["more", "+Mael", "what", "Male=x", "Male=3", "save face.xyz", "save", ""]
     saves = [f"save {tmp_path / name}" for name in ("face.png", "face.png", "my face.png")]
     right = ["-Male Bangs=0.5", "more 0.25", "undo", "show", *saves, "help"]
     talk(session, io.StringIO("\n".join([*wrong, *right, "quit", "+Bald"])))
     output = capsys.readouterr().out
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    says = "nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", ".png", "exists"
+    says = (
+        "nothing was asked",
+        "nearest: Male",
+        "not understood",
+        "expected a number",
+        "from -2 to 2",
+        ".png",
+        "where",
+        "exists",
+    )
     assert all(text in error for text, error in zip(says, errors, strict=True)), errors
     assert "undo " in output and (tmp_path / "face.png").exists() and (tmp_path / "my face.png").exists()
     assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"
@@ -816,7 +835,7 @@ def test_analyse_counts_and_names_the_sparse(faces, tmp_path, capsys):
     chosen = ("Male", "Gray_Hair", "Bald")
     sparse = [name for name in chosen if data.attributes[:, attribute_indices(name)].mean() < 0.1]
     assert f"sparse among the chosen: {', '.join(sparse) or 'none'}" in output
-    charts = [tmp_path / f"samples/faces_analysis/{name}_attributes.png" for name in ("all", "chosen")]
+    charts = [tmp_path / f"samples/faces_analysis/analyse_001/{name}_attributes.png" for name in ("all", "chosen")]
     assert [len(np.asarray(Image.open(path))) for path in charts] == [30 + 16 * 40, 30 + 16 * 3]
 
 

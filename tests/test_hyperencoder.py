@@ -390,6 +390,21 @@ def test_relu_embedding_and_other_sizes_train(faces, home):
         assert call("--dataset_dir", faces, "--train=False", *flags, *paths) == 0
 
 
+def test_the_documents_recipe_can_do_with_one_picture_a_step(faces, home):
+    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--recipe=document", "--steps=1"]
+    assert call(*flags, "--batch_size=1") == 0, "the spread of one embedding is 0, and no reason to end"
+
+
+def test_of_two_models_the_flags_left_away_mean_the_documents(tmp_path):
+    from hyperencoder import plumbing as mine
+    from hyperencoder.main import parse_args
+
+    for name, recipe in (("a", "document"), ("a_best", "best")):
+        flags = dict(run="train", name=name, dataset_name="a", recipe=recipe, y_height=64, y_width=64, embed_size=100)
+        mine.save_checkpoint(tmp_path / f"{name}.pt", flags, {})
+    assert parse_args(["--train=False", "--dataset_name=a", "--model_path", tmp_path]).recipe == "document"
+
+
 def test_train_size_counts_and_shares(faces, home, capsys):
     flags = ["--dataset_dir", faces, "--steps=1", *SMALL, *places(home)]
     assert call(*flags, "--train_size=10", "--dataset_name=ten") == 0
@@ -406,7 +421,7 @@ def test_testing_writes_metrics_and_embeddings(trained, faces, run):
     process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0",
                   "--precision=fp32", *places(folder))  # fmt: skip
     assert process.returncode == 0, process.stderr
-    samples = folder / "samples/faces"
+    samples = folder / "samples/faces/test_001"
     metrics = json.loads((samples / "metrics.json").read_text())
     assert metrics["mse_01"] == pytest.approx(metrics["mse"] / 4)
     assert metrics["psnr"] == pytest.approx(10 * math.log10(1 / metrics["mse_01"]))
@@ -492,12 +507,12 @@ def test_a_model_with_another_embedding_is_not_taken(trained, capsys):
 def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     folder, _ = trained
     assert call("--dataset_dir", faces, "--run=anomaly", *SMALL, *places(folder)) == 0
-    table = json.loads((folder / "samples/faces/anomaly.json").read_text())
+    table = json.loads((folder / "samples/faces/anomaly_001/anomaly.json").read_text())
     assert set(table) == set(ANOMALIES) and table["occluded_eyes"]["auc"] > 0.8
-    with open(folder / "samples/faces/anomaly.csv", newline="") as file:
+    with open(folder / "samples/faces/anomaly_001/anomaly.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows and all(float(row["error"]) > 0 for row in rows)
-    assert (folder / "samples/faces/anomaly.png").exists()
+    assert (folder / "samples/faces/anomaly_001/anomaly.png").exists()
     photo = next((faces / "img_align_celeba").iterdir())
     assert call("--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)) == 0
     assert re.search(rf"{photo.name}: (odd: )?error .*, above .*%.*, two-sided above .*%", capsys.readouterr().out)
@@ -505,11 +520,12 @@ def test_anomaly_detection_reports_each_kind(trained, faces, capsys):
     Image.fromarray(noise).save(folder / "noise.png")
     assert call("--dataset_name=faces", "--run=anomaly", "--images", folder / "noise.png", *places(folder)) == 0
     assert "noise.png: no face found, odd: error" in capsys.readouterr().out, "a score all the same"
-    with open(folder / "samples/faces/anomaly_002/anomaly.csv", newline="") as file:
+    with open(folder / "samples/faces/anomaly_003/anomaly.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["face"], row["odd"]) == ("0", "1") and 0 <= float(row["two_sided_below"]) <= 1
     flags = ["--dataset_name=faces", "--run=anomaly", "--images", photo, *places(folder)]
-    assert call(*flags, "--model_path", folder / "nowhere") == 2, "a checkpoint alone knows no usual errors"
+    (folder / "nothing").mkdir()
+    assert call(*flags, "--model_path", folder / "nothing") == 2, "a checkpoint alone knows no usual errors"
 
 
 def test_swap_trains_and_puts_faces_in(faces, home, trained, capsys):

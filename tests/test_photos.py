@@ -347,8 +347,11 @@ def test_what_a_photo_cannot_keep_is_said(tmp_path):
     Image.fromarray(FRAMES[0]).save(tmp_path / "a.png", exif=big, dpi=(72, 72))
     Image.fromarray(FRAMES[0]).convert("CMYK").save(tmp_path / "b.jpg", icc_profile=profile(b"CMYK"))
     Image.fromarray(np.zeros((48, 64), np.uint16)).save(tmp_path / "c.png")
-    lost = [write(tmp_path / f"{n}.out.jpg", FRAMES[:1], like=tmp_path / n).lost for n in ("a.png", "b.jpg", "c.png")]
+    cv2.imwrite(str(tmp_path / "d.png"), np.zeros((48, 64, 3), np.uint16))
+    names = ("a.png", "b.jpg", "c.png", "d.png")
+    lost = [write(tmp_path / f"{n}.out.jpg", FRAMES[:1], like=tmp_path / n).lost for n in names]
     assert lost[0] == ["exif"] and "profile" in lost[1][0] and "CMYK" in lost[1][1] and "16 bits" in lost[2][0]
+    assert lost[3] == ["16 bits: now RGB, 8 bits"], "in colour too"
     with Image.open(tmp_path / "a.png.out.jpg") as image:
         assert image.info["dpi"] == (72, 72)
     with Image.open(tmp_path / "b.jpg.out.jpg") as image:

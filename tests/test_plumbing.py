@@ -53,7 +53,7 @@ def test_what_shapes_a_run_follows_from_the_groups():
     assert not {"epoch", "steps", "patience", "device", "images", "sample_every", "run"} & set(args.shaping)
 
 
-def test_a_verb_finds_the_only_model_that_fits_or_names_those_there_are(tmp_path):
+def test_a_verb_finds_the_only_model_that_fits_or_names_those_there_are(tmp_path, capsys):
     """By what is in the files; those that --restart has moved aside do not count."""
     from face_math import plumbing as mine
     from face_math.main import parse_args
@@ -83,6 +83,29 @@ def test_a_verb_finds_the_only_model_that_fits_or_names_those_there_are(tmp_path
     assert (args.dataset_name, args.image_size) == ("b", 32)
     with pytest.raises(InputError, match="a_32_best .--image_size 32 --recipe best."):
         parse_args([*verb, "--recipe=best", "--image_size=64"])
+    with pytest.raises(InputError, match="expected a model file, NAME.pt, or a folder"):  # and no other model
+        parse_args([*verb[:1], "--model_path", tmp_path / "nowhere"])
+    small = dict(run="train", name="gan", dataset_name="shipped", recipe="best", image_size=32, z_size=7)
+    file = tmp_path / "small/gan.pt"
+    mine.write_content(file, dict(format=mine.FORMAT, project="face_math", about="of", args=small, state={}))
+    args = parse_args([*verb[:1], "--model_path", file.parent])
+    assert (args.model_path, args.z_size) == (str(file), 7), "the only one of a folder"
+    (tmp_path / "models/torn.pt").write_bytes(b"torn")
+    parse_args([*verb, "--dataset_name=b"])
+    assert "torn.pt is no checkpoint of this program, or damaged: passed over" in capsys.readouterr().out
+
+
+def test_which_model_is_said_by_flags_that_there_are(tmp_path):
+    from deep_makeover import plumbing as mine
+    from deep_makeover.main import parse_args
+
+    for mode in ("mtf", "ftm"):
+        flags = dict(run="train", name=mode, dataset_name="a", mode=mode, train_mode=mode, source=None, recipe="best")
+        mine.save_checkpoint(tmp_path / f"{mode}.pt", flags, {})
+    verb = ["--run=test", "--model_path", tmp_path]
+    with pytest.raises(InputError, match="ftm .--train_mode ftm., mtf .--train_mode mtf.: give the flags of one"):
+        parse_args(verb)
+    assert parse_args([*verb, "--train_mode=ftm"]).mode == "ftm"
 
 
 def test_results_do_not_replace_what_they_are_made_of(tmp_path):

@@ -45,6 +45,16 @@ def test_kid_is_zero_for_the_same_distribution_and_grows_with_the_distance():
     assert quality.kid(x, y + 0.5, 200)[0] > quality.kid(x, y + 0.2, 200)[0] > 3 * spread
 
 
+def test_pictures_are_not_compared_with_what_they_were_made_of():
+    """Real faces beside themselves are nearer than any two sets of real faces can be."""
+    x = torch.randn(400, 32, generator=torch.Generator().manual_seed(0))
+    assert quality.kid(x, x, 200)[0] < quality.kid(x[:200], x[200:], 200)[0] - 5
+    rows = [dict(file="edits/b.png", source="originals/000002.png"), dict(file="c.png")]
+    assert quality.compared_with(rows, ["000001.jpg", "000002.jpg"]) == ("validation", "test")
+    assert quality.compared_with(rows, ["000001.jpg"]) == quality.compared_with(rows[1:], ["000002.jpg"])
+    assert quality.compared_with(rows[1:], ["000002.jpg"]) == ("test", "validation")
+
+
 def test_threshold_is_the_one_with_the_best_balance():
     scores, truth = torch.tensor([-3.0, -2.0, -1.5, -1.0, 4.0]), torch.tensor([0, 0, 0, 1, 1], dtype=torch.bool)
     assert -1.5 < quality.best_threshold(scores, truth) < -1.0
