@@ -108,6 +108,24 @@ def test_which_model_is_said_by_flags_that_there_are(tmp_path):
     assert parse_args([*verb, "--train_mode=ftm"]).mode == "ftm"
 
 
+def test_flags_that_would_do_nothing_are_refused(capsys):
+    from deep_makeover.main import parse_args as makeover
+    from face_math.main import parse_args as face_math
+    from facegen_attr.main import parse_args as facegen_attr
+
+    for flag in ("--web", "--first_model=x.pt"):
+        with pytest.raises(InputError, match="are for --run refine"):
+            facegen_attr(["--run=generate", flag])
+    with pytest.raises(InputError, match="--out_dir is for another --run"):
+        plumbing.check_places(argparse.Namespace(run="train", restart=False, images=None, out_dir="x"))
+    for parse, line in ((makeover, ["--random_seed", "9" * 20]), (face_math, ["--dataset_dir=x", "--train_size=abc"])):
+        with pytest.raises(SystemExit):
+            parse(line)
+    assert "at most 9223372036854775807" in (error := capsys.readouterr().err) and "--train_size: size abc" in error
+    compare = ["--run=compare", "--search=best", "--dataset_dir=x", "--model_path", ROOT / "face_math/gan.pt"]
+    assert face_math(compare).n_iter == 2000, "the document's search is compared, not 100 steps of it"
+
+
 def test_results_do_not_replace_what_they_are_made_of(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
