@@ -204,9 +204,7 @@ def read_flags(parser, argv, defaults, named, uses):
     args.others, args.shipped = others, first.shipped
     told = [f"python {PROJECT.name}/main.py --dataset_dir DIR"]
     told += [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
-    said = {name: [name] if name in flags else flags for name, flags in named.items() if given & set(flags)}
-    values = {flag: getattr(args, flag) for flags in said.values() for flag in flags}
-    told += [f"--{flag} {value}" for flag, value in values.items() if value is not None]
+    told += as_flags([name for name in named if given & set(named[name])], named, vars(args))
     args.train_first = f"train first: {' '.join(told)} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
@@ -290,16 +288,17 @@ def find_run(args, given, training, named):
     shown, differ = fit or models, told  # by what they differ in, from each other or from what was given
     if fit:
         differ = [flag for flag in ("dataset_name", *named) if len({str(m.get(flag)) for m in fit.values()}) > 1]
-    flags = [flag for part in differ for flag in ([part] if part in named.get(part, [part]) else named[part])]
-
-    def words(model):
-        return " ".join(f"--{flag} {model[flag]}" for flag in flags if model.get(flag) is not None)
-
-    said = {name: words(model) for name, model in shown.items()}
+    said = {name: " ".join(as_flags(differ, named, model)) for name, model in shown.items()}
     there = "there is " + ", ".join(f"{name} ({said[name]})" for name in sorted(said))
     if fit:
         raise InputError(f"which model? {there}: give the flags of one, or its file as --model_path")
     return {}, f"; {there}"
+
+
+def as_flags(names, named, values):
+    """What a model is named for as it is typed: ["--train_mode mtf"]. named: of read_flags; values: of the flags."""
+    flags = [flag for name in names for flag in ([name] if name in named.get(name, [name]) else named[name])]
+    return [f"--{flag} {values[flag]}" for flag in flags if values.get(flag) is not None]
 
 
 def run_name(args, *parts):

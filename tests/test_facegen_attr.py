@@ -772,16 +772,8 @@ def test_talk_goes_on_after_a_mistake(tmp_path, capsys):
     talk(session, io.StringIO("\n".join([*wrong, *right, "quit", "+Bald"])))
     output = capsys.readouterr().out
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
-    says = (
-        "nothing was asked",
-        "nearest: Male",
-        "not understood",
-        "expected a number",
-        "from -2 to 2",
-        ".png",
-        "where",
-        "exists",
-    )
+    says = ("nothing was asked", "nearest: Male", "not understood", "expected a number", "from -2 to 2", ".png",
+            "where", "exists")  # fmt: skip
     assert all(text in error for text, error in zip(says, errors, strict=True)), errors
     assert "undo " in output and (tmp_path / "face.png").exists() and (tmp_path / "my face.png").exists()
     assert session.degrees == {"Male": -1, "Bald": -1, "Bangs": 0.5}, "nothing after quit"
