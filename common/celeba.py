@@ -127,10 +127,6 @@ class CelebA:
 
         self.cropped = (self.root / "faces.tsv").is_file()
 
-    def where(self, condition):
-        """(N,) bool: the pictures for which a condition such as "Male=1,Eyeglasses=0" holds."""
-        return matches(self.attributes, condition)
-
 
 def find(root, problems):
     """Locate the pictures below root, unpacking a zip where there is one; (root, image_dir, files, layout)."""
@@ -560,7 +556,10 @@ def parse_condition(text):
 
 
 def matches(attributes, condition):
-    """(N,) bool: the rows of attributes (N, 40) for which a condition (see parse_condition) holds."""
+    """(N,) bool: the rows of attributes (N, 40) for which a condition such as "Male=1,Eyeglasses=0" holds.
+
+    InputError: as parse_condition; there are no attributes (None).
+    """
     condition = parse_condition(condition)
     if attributes is None:
         raise InputError("a condition on attributes needs list_attr_celeba.txt or .csv, which this data set lacks")
@@ -718,10 +717,6 @@ class Records:
         """What tells these pictures from others, in a few words: a training is resumed with the same ones alone."""
         names = " ".join(self.names).encode(errors="surrogateescape")
         return f"{len(self.names)} pictures {zlib.crc32(names):08x}"
-
-    def where(self, condition):
-        """(M,) bool: the pictures for which a condition such as "Male=1,Eyeglasses=0" holds."""
-        return matches(self.attributes, condition)
 
     def __getstate__(self):  # another process opens the memory map itself instead of being sent all pixels
         return {**self.__dict__, "images": None}

@@ -15,6 +15,7 @@ from common.celeba import (
     CelebA,
     face_weights,
     match,
+    matches,
     pack,
     parse_condition,
     read_table,
@@ -99,7 +100,7 @@ def load_records(args, device, rank=0):
 def sides(args, records, part):
     """Rows of a part, "train", "validation" or "test", that are source and that are target."""
     rows = records.rows(part)
-    return [rows[records.where(condition)[rows]] for condition in (args.source, args.target)]
+    return [rows[matches(records.attributes, condition)[rows]] for condition in (args.source, args.target)]
 
 
 def report_sides(args, records):

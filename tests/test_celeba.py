@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +228,7 @@ def test_plain_folder(tmp_path):
     assert not dataset.aligned and dataset.layout == "folder of pictures"
     assert (np.bincount(dataset.partition) == [8, 1, 1]).all() and "80/10/10" in dataset.partition_source
     with pytest.raises(InputError, match="list_attr_celeba"):
-        dataset.where("Male=1")
+        celeba.matches(dataset.attributes, "Male=1")
 
 
 def test_half_size_copy_is_aligned_and_square_crops_are_not(tmp_path):
@@ -242,8 +243,9 @@ def test_conditions(data):
     dataset = CelebA(data)
     male, smiling = (table()[0][:, ATTRIBUTES.index(text)] == 1 for text in ("Male", "Smiling"))
     assert 0 < (male & ~smiling).sum() < COUNT
-    assert (dataset.where("Male=1, Smiling=0") == (male & ~smiling)).all()
-    assert (dataset.where("Male=-1") == ~male).all() and dataset.where("").all()
+    chosen = partial(celeba.matches, dataset.attributes)
+    assert (chosen("Male=1, Smiling=0") == (male & ~smiling)).all()
+    assert (chosen("Male=-1") == ~male).all() and chosen("").all()
     assert celeba.parse_condition("Male=1,Eyeglasses=-1") == {"Male": 1, "Eyeglasses": 0}
     assert celeba.attribute_indices("Male,Young") == [20, 39] == celeba.attribute_indices(["Male", "Young"])
 
@@ -264,7 +266,7 @@ def test_conditions(data):
 )
 def test_bad_conditions_name_what_would_be_right(data, text, message):
     with pytest.raises(InputError, match=message) as caught:
-        CelebA(data).where(text)
+        celeba.matches(CelebA(data).attributes, text)
     assert "\n" not in str(caught.value)
 
 
@@ -665,7 +667,7 @@ def test_records_hold_the_pictures_and_their_annotations(packed):
     assert (packed.attributes == (attributes == 1)).all() and (packed.identity == identity).all()
     assert (packed.landmarks == landmarks.reshape(-1, 5, 2)).all()
     assert list(packed.rows("validation")) == [1, 4, 7, 10] and packed.rows("test").dtype == np.int64
-    assert (packed.where("Male=1") == (attributes[:, 20] == 1)).all()
+    assert (celeba.matches(packed.attributes, "Male=1") == (attributes[:, 20] == 1)).all()
 
 
 @pytest.mark.parametrize("scale", [1, 2, 0.5])

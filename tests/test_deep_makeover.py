@@ -23,7 +23,7 @@ from PIL import Image
 from processes import finish, start
 
 from benchmarks import makeover
-from common.celeba import CelebA, face_weights, pack, parse_condition
+from common.celeba import CelebA, face_weights, matches, pack, parse_condition
 from common.synthetic import draw, parameters
 from deep_makeover import loading, photo
 from deep_makeover import main as script
@@ -279,7 +279,7 @@ def test_training_leaves_what_it_says(trained, faces):
     folder, printed = trained
     records, data = CelebA(faces), {}
     for side in ("Smiling=0,Blurry=0", "Smiling=1,Blurry=0"):
-        data[side] = [(records.where(side) & (records.partition == part)).sum() for part in range(3)]
+        data[side] = [(matches(records.attributes, side) & (records.partition == part)).sum() for part in range(3)]
         counts = "{} training, {} validation, {} test faces".format(*data[side])
         assert f"{counts} ({side})" in printed
     assert "trained 16 of 16 steps" in printed and "under-trained" not in printed
@@ -306,7 +306,7 @@ def test_a_reader_that_learns_by_itself_tells_the_sides_apart(crowd, tmp_path):
     """Of faces it was not fitted to; a generator that does nothing changes nothing for it."""
     box, size = read_box("9,18,160,200", 0.5)
     records = pack(CelebA(crowd), tmp_path, box, size, 0, progress=False)
-    sides = [records.images[records.where(f"Male={male}")] for male in (1, 0)]
+    sides = [records.images[matches(records.attributes, f"Male={male}")] for male in (1, 0)]
     reader = fit_reader([side[::2] for side in sides], box, "cpu")
     others = [side[1::2] for side in sides]
     _, discriminator = make_networks("compact", 2, "residual", 2)
@@ -334,7 +334,8 @@ def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
     assert call("--dataset_dir", faces, "--recipe=best", "--steps=1", *SMALL, *places(home)) == 0
     assert len(seen) == 2
     for (records, rows), smiling in zip(seen, (0, 1), strict=True):
-        assert (records.partition[rows] == 0).all() and records.where(f"Smiling={smiling},Blurry=0")[rows].all()
+        side = matches(records.attributes, f"Smiling={smiling},Blurry=0")
+        assert (records.partition[rows] == 0).all() and side[rows].all()
 
 
 def same(a, b):
@@ -498,7 +499,7 @@ def test_the_attributes_may_lie_elsewhere(faces, home, capsys):
     flags = ["--dataset_dir", faces, "--attribute_file", home / "turned.txt", "--recipe=best", "--steps=1"]
     flags += [*turned_sides, *SIZES, *places(home)]
     assert call(*flags) == 0
-    smiling = (CelebA(faces).where("Smiling=1,Blurry=0") & (CelebA(faces).partition == 0)).sum()
+    smiling = (matches(CelebA(faces).attributes, "Smiling=1,Blurry=0") & (CelebA(faces).partition == 0)).sum()
     assert f"source: {smiling} training" in capsys.readouterr().out
     (home / "turned.txt").write_text("\n".join(["95", *turned[1:-1]]) + "\n")
     assert call(*flags) == 2
@@ -515,7 +516,7 @@ def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
     out = folder / f"samples/{NAME}/test_001"
     with open(out / "manifest.tsv") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
-    count = int((CelebA(faces).where("Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
+    count = int((matches(CelebA(faces).attributes, "Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
     assert len(rows) == count and all(row["request"] == "Smiling=1" for row in rows)
     metrics = json.loads((out / "metrics.json").read_text())
     before, after = (np.stack([pixels(out / row[kind]) for row in rows]) for kind in ("source", "file"))
