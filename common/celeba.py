@@ -718,12 +718,6 @@ class Records:
         names = " ".join(self.names).encode(errors="surrogateescape")
         return f"{len(self.names)} pictures {zlib.crc32(names):08x}"
 
-    def __getstate__(self):  # another process opens the memory map itself instead of being sent all pixels
-        return {**self.__dict__, "images": None}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state, images=np.load(state["path"], mmap_mode="r"))
-
 
 def pack(dataset, record_dir, crop, size, workers=0, device="cpu", progress=True):
     """Decode, crop and resize all pictures of a CelebA, once, into one file in record_dir; return its Records.

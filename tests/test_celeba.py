@@ -4,7 +4,6 @@ import gc
 import io
 import json
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 
 from common import celeba
-from common.celeba import ATTRIBUTES, FULL, MAKEOVER, SQUARE, CelebA, Records, batches, pack, subset
+from common.celeba import ATTRIBUTES, FULL, MAKEOVER, SQUARE, CelebA, batches, pack, subset
 from common.mtcnn import TEMPLATE
 from common.photos import InputError
 
@@ -1064,13 +1063,6 @@ def test_batches_on_a_gpu(packed, free, monkeypatch):
     finally:
         torch.cuda.set_sync_debug_mode("default")
         generator.close()
-
-
-def test_records_travel_to_other_processes_without_their_pixels(packed):
-    text = pickle.dumps(packed)
-    assert len(text) < packed.images.nbytes / 10
-    again = pickle.loads(text)
-    assert isinstance(again, Records) and (again.images == packed.images).all() and again.names == packed.names
 
 
 def test_sidecar_is_plain_json(packed):
