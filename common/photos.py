@@ -268,11 +268,6 @@ def named_files(paths):
     return files, tell_apart(files, names)
 
 
-def media_files(paths):
-    """The files of named_files alone."""
-    return named_files(paths)[0]
-
-
 def tell_apart(files, names):
     """Names of files, with as many more of the folders above as it takes to tell those that are equal apart."""
     names, whole = list(names), [Path(os.path.abspath(file)) for file in files]

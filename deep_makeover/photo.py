@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
-from common.photos import InputError, media_files, name_outputs, write_table
+from common.photos import InputError, name_outputs, named_files, write_table
 from deep_makeover.loading import load_model, make_over, read_box, run_name, take
 from deep_makeover.plumbing import add_to_index, next_folder, place
 
@@ -66,7 +66,7 @@ def plan_outputs(args):
         raise InputError("the results of --images go to a folder, --out_dir; --outfile is for --infile")
     if args.infile and args.out_dir:
         raise InputError("the result of --infile is --outfile; --out_dir is for --images")
-    files = media_files(args.images or [args.infile])
+    files, _ = named_files(args.images or [args.infile])
     if args.images:
         folder = next_folder(args, place(args, "samples", run_name(args)))
         return list(zip(files, plan_folder(files, folder), strict=True))

@@ -20,7 +20,6 @@ from common.photos import (
     InputError,
     Writer,
     frames,
-    media_files,
     named_files,
     numbered_frames,
     read_image,
@@ -148,20 +147,20 @@ def test_damaged(tmp_path):
     assert abs(read_image(tmp_path / "whole.jpg").astype(int) - sketch()).mean() < 3
 
 
-def test_media_files(tmp_path):
+def test_named_files(tmp_path):
     for name in ("b.JPG", "a.png", "sub/c.mp4", ".hidden/d.jpg", ".e.jpg", "notes.txt", "sub/odd.dat"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
-    names = [path.relative_to(tmp_path).as_posix() for path in media_files([tmp_path])]
+    names = [path.relative_to(tmp_path).as_posix() for path in named_files([tmp_path])[0]]
     assert names == ["a.png", "b.JPG", "sub/c.mp4"]
     odd = tmp_path / "sub/odd.dat"
-    assert media_files([odd, tmp_path / "sub"]) == [odd, tmp_path / "sub/c.mp4"]
+    assert named_files([odd, tmp_path / "sub"])[0] == [odd, tmp_path / "sub/c.mp4"]
     for bad in (tmp_path / "nowhere", tmp_path / ".hidden/none"):
         with pytest.raises(InputError, match=bad.name):
-            media_files([bad])
+            named_files([bad])
     (tmp_path / "bare").mkdir()
     with pytest.raises(InputError, match="bare"):
-        media_files(tmp_path / "bare")
+        named_files(tmp_path / "bare")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "I;16"])
@@ -227,7 +226,7 @@ def test_pictures_of_other_kinds_are_counted_and_named(tmp_path, capsys):
     for file in files:
         file.unlink()
     with pytest.raises(InputError, match="no pictures or videos.*2 .heic"):
-        media_files(tmp_path)
+        named_files(tmp_path)
 
 
 def test_equal_names_are_told_apart(tmp_path):
