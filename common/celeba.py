@@ -42,7 +42,16 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the repository root
 from common.mtcnn import MTCNN, Place, align, pick, rescale, square_matrix
 from common.mtcnn import crop as crop_face
-from common.photos import IMAGE_TYPES, InputError, frames, list_below, named_files, read_image, tolerate_names, visible
+from common.photos import (
+    IMAGE_TYPES,
+    InputError,
+    list_below,
+    named_files,
+    numbered_frames,
+    read_image,
+    tolerate_names,
+    visible,
+)
 
 ATTRIBUTES = """5_o_Clock_Shadow Arched_Eyebrows Attractive Bags_Under_Eyes Bald Bangs Big_Lips Big_Nose Black_Hair
     Blond_Hair Blurry Brown_Hair Bushy_Eyebrows Chubby Double_Chin Eyeglasses Goatee Gray_Hair Heavy_Makeup
@@ -683,10 +692,18 @@ def find_faces(paths, crop, size, detector, which="largest", faceless=False):
 
 
 def whole_pictures(paths):
-    """Yield ((name, file, name of the file, number of the frame from 0 on), image or None, why not) of all frames."""
+    """Yield (key, image or None, why not) for every frame of the files, and for a file that cannot be read.
+
+    key: the frame's name (such as clip_000012.mp4), the file, the file's name, the number of the frame from 0 on.
+    """
     for file, whole in zip(*named_files(paths), strict=True):
-        for frame, (name, image, why) in enumerate(frames([file], [whole])):
-            yield (name, file, whole, frame), image, why
+        stem, suffix = os.path.splitext(whole)
+        try:
+            for frame, (number, image) in enumerate(numbered_frames(file)):
+                name = whole if number is None else f"{stem}_{number:06d}{suffix}"
+                yield (name, file, whole, frame), image, ""
+        except InputError as error:
+            yield (whole, file, whole, 0), None, str(error).removeprefix(f"{file}: ")
 
 
 # Packed records

@@ -281,20 +281,6 @@ def tell_apart(files, names):
             names[i] = name
 
 
-def frames(files, names=None):
-    """Yield (name, image, "") for every frame of the files (clip_000012.mp4), (name, None, why not) for a bad file.
-
-    names: what to call the files, if not by their own names.
-    """
-    for path, name in zip(files, names or [path.name for path in files], strict=True):
-        stem, suffix = os.path.splitext(name)
-        try:
-            for number, image in numbered_frames(path):
-                yield name if number is None else f"{stem}_{number:06d}{suffix}", image, ""
-        except InputError as error:
-            yield name, None, str(error).removeprefix(f"{path}: ")
-
-
 def name_outputs(names):
     """Output names without suffix, kept apart where they would be equal (also where capitals do not count).
 

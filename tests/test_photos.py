@@ -15,11 +15,11 @@ from conftest import ROOT
 from pictures import RED, flat, is_red, sketch, write_video
 from PIL import Image
 
+from common.celeba import whole_pictures
 from common.mtcnn import TEMPLATE, align, crop
 from common.photos import (
     InputError,
     Writer,
-    frames,
     named_files,
     numbered_frames,
     read_image,
@@ -209,7 +209,7 @@ def test_a_link_is_followed_once_and_a_loop_never(tmp_path, capsys):
     for folder in ("set", "link"):
         names = ["2.png", "5.png", "6.png", "a/1.png", "b/4.png", "b/deep/3.png"]
         assert named_files(tmp_path / folder)[1] == names
-    found = {name: why for name, _, why in frames(*named_files(tmp_path / "set"))}
+    found = {name: why for (name, *_), _, why in whole_pictures(tmp_path / "set")}
     assert [name for name, why in found.items() if why] == ["6.png"] and "No such file" in found["6.png"]
 
 
