@@ -662,21 +662,15 @@ def check_crop(crop, size):
 
 
 def find_faces(paths, crop, size, detector, which="largest", faceless=False):
-    """A person's own photos, folders, GIFs and videos as crops like those of pack().
+    """The faces of a person's own photos, folders, GIFs and videos, as pack() cuts them.
 
-    which: of several faces, "largest", "centre" or "all". faceless: take the middle of a picture without a face.
-    Returns images (N, height, width, 3) uint8, their names (paths within the folder that was given; a second face of a
-    picture is NAME_face2.jpg), skipped (name, reason), and the Place of each, None where no face was looked for or
+    crop: "face" or a box. which: of several faces, "largest", "centre" or "all". faceless: take the middle of a picture
+    without a face. Returns images (N, height, width, 3) uint8, their names (paths within the folder that was given; a
+    second face of a picture is NAME_face2.jpg), skipped (name, reason), and the Place of each, None where no face was
     found. InputError: a missing path, or no usable face at all.
     """
-    check_crop(crop, size)
-    pictures = whole_pictures(paths)
-    if crop == "whole":
-        faces = ((key, None if image is None else cut_middle(image, size), why, None) for key, image, why in pictures)
-    else:
-        faces = cut_faces(pictures, crop, size, detector, which, faceless)
     images, names, skipped, places, last, number = [], [], [], [], None, 1
-    for key, image, reason, matrix in faces:
+    for key, image, reason, matrix in cut_faces(whole_pictures(paths), crop, size, detector, which, faceless):
         name, file, whole, frame = key
         number, last = number + 1 if key == last else 1, key
         if image is None:

@@ -911,8 +911,9 @@ def test_own_pictures(tmp_path):
     images, names, skipped, _ = celeba.find_faces(paths, "face", (32, 32), Detector())
     assert images.shape == (3, 32, 32, 3) and images.dtype == np.uint8 and names[0] == "a.png" and len(set(names)) == 3
     assert [file for file, _ in skipped][:2] == ["b.png", "c.jpg"] and dict(skipped)["c.jpg"] == "the file is empty"
-    images, *_ = celeba.find_faces(tmp_path / "clip.gif", "whole", (20, 20), None)
+    images, _, _, places = celeba.find_faces(tmp_path / "clip.gif", SQUARE, (20, 20), Detector(), faceless=True)
     assert images.shape == (3, 20, 20, 3) and images[2, 10, 5, 0] > images[0, 10, 5, 0] > 150
+    assert [place and place.frame for place in places] == [None, 1, 2], "the first is too dark to be a face"
     with pytest.raises(InputError, match=r"no usable face: b.png \(no face found\)"):
         celeba.find_faces(tmp_path / "photos" / "b.png", SQUARE, (8, 8), Detector())
     with pytest.raises(InputError, match="no such"):
