@@ -165,23 +165,24 @@ def find(root, problems):
             problems.append(f"several folders of pictures: {named[0]} is used, not {named[1]}")
         layouts = {"img": "official", "celeba": "torchvision's", named[0].name.lower(): "Kaggle's"}
         layout = layouts.get(named[0].parent.name.lower(), "flat") + " layout"
-        return root, named[0], list_pictures(named[0], problems), layout
+        files, note = list_below(named[0], IMAGE_TYPES)
+        problems += filter(None, [note])
+        return root, named[0], files, layout
 
     zips = [
         path for folder in folders for path in sorted(folder.glob("*.zip")) if visible(path.name) and path.is_file()
     ]
     known = [path for path in zips if is_celeba(path)]
-    notes = []
-    files = [] if known else list_pictures(root, notes)
+    files, note = ([], "") if known else list_below(root, IMAGE_TYPES)
     if files:
-        problems += notes
+        problems += filter(None, [note])
         return root, root, files, "folder of pictures"
     if len(known or zips) == 1:
         extract((known or zips)[0])
         return find(given, [])
     found = ", ".join(sorted(path.name for path in inside)[:3])
     hint = f"; unpack one of {', '.join(path.name for path in zips)}" if zips else ""
-    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}{''.join(f'; {n}' for n in notes)}")
+    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}{note and f'; {note}'}")
 
 
 def is_celeba(path):
@@ -201,13 +202,6 @@ def folders_below(root, depth):
         yield from level
         entries = (entry for folder in level for entry in os.scandir(folder))
         level = sorted(Path(entry.path) for entry in entries if visible(entry.name) and os.path.isdir(entry.path))
-
-
-def list_pictures(folder, problems):
-    """Sorted names of the pictures in a folder and those below it, relative to it, with forward slashes."""
-    names, note = list_below(folder, IMAGE_TYPES)
-    problems += [note] if note else []
-    return names
 
 
 def leads_out(name):

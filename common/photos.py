@@ -229,7 +229,7 @@ def files_below(folder, unread):
 
 
 def list_below(folder, types):
-    """(names, note): the files below a folder that are of these types, and how many are not, or could not be read."""
+    """(names, note): of files_below() those of these types, and how many others there are, or could not be read."""
     unread = []
     files = files_below(folder, unread)
     suffixes = [os.path.splitext(name)[1].lower() for name in files]
