@@ -45,6 +45,7 @@ from common.mtcnn import crop as crop_face
 from common.photos import (
     IMAGE_TYPES,
     InputError,
+    fail,
     list_below,
     named_files,
     numbered_frames,
@@ -1087,8 +1088,7 @@ def main():
     except KeyboardInterrupt:
         sys.exit("stopped")
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(str(error)))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from common.celeba import ATTRIBUTES, CelebA
 from common.mtcnn import MTCNN, align, crop, pick
 from common.photos import (
     InputError,
+    fail,
     files_below,
     keep_apart,
     name_outputs,
@@ -249,8 +250,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(fail(str(error)))
 
 
 if __name__ == "__main__":
