@@ -809,15 +809,12 @@ def write_images(path, dataset, crop, size, workers, device, progress):
     can be caught; a write into a memory map would kill the process.
     """
     check_room(path.parent, len(dataset.files) * size[0] * size[1] * 3, "packing")
-    detect = crop == "face" or crop != "whole" and not dataset.aligned
-    if not detect:
-        decoded = decode_all(dataset, crop, size, workers)
-    elif dataset.aligned:  # a half-size copy of CelebA gives the faces of CelebA
-        decoded = decode_all(dataset, FULL, (HEIGHT, WIDTH), workers)
-    else:
-        decoded = decode_all(dataset, None, size, workers)
-    if detect:
+    if crop == "face" or crop != "whole" and not dataset.aligned:
+        seen = FULL if dataset.aligned else None  # a half-size copy of CelebA gives the faces of CelebA
+        decoded = decode_all(dataset, seen, (HEIGHT, WIDTH), workers)
         decoded = (face[:3] for face in cut_faces(decoded, crop, size, MTCNN(device), "centre"))
+    else:
+        decoded = decode_all(dataset, crop, size, workers)
     skipped, count = [], 0
     with replacing(path) as temporary, open(temporary, "xb") as file:
         write_header(file, len(dataset.files), size)
@@ -868,7 +865,7 @@ def decode_all(dataset, crop, size, workers):
 
 
 def decode(image_dir, crop, size, names):
-    """Read pictures and cut the crop, if any: a list of (name, pixels or None, why not)."""
+    """Read pictures and, unless crop is None, cut it: a list of (name, pixels or None, why not)."""
     results = []
     for name in names:
         try:
