@@ -122,14 +122,16 @@ def decode(image, path, frame=0):
             if image.mode.startswith("I") or image.mode == "F":
                 image = to_8_bit(image)
             image = ImageOps.exif_transpose(image)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGB", image.size, "white")
-                white.paste(image, mask=image.getchannel("A"))
-                image = white
-            return np.array(image.convert("RGB"))
+            return np.array(on_white(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB"))
     except Exception as error:  # as above
         raise InputError(f"{path}: damaged or cut short ({error})") from None
+
+
+def on_white(image):
+    """An RGBA Pillow image blended with white, RGB."""
+    white = Image.new("RGB", image.size, "white")
+    white.paste(image, mask=image)
+    return white
 
 
 def to_8_bit(image):
@@ -474,9 +476,7 @@ def keep_transparency(source, picture, kind, lost):
     if kind not in (".png", ".webp", ".tif", ".tiff") or source.size != picture.size:
         lost.append("transparency: now white")
         return picture
-    white = Image.new("RGB", source.size, "white")
-    white.paste(source, mask=source.getchannel("A"))
-    now, before, pixels = np.array(picture), np.array(white), np.array(source)
+    now, before, pixels = np.array(picture), np.array(on_white(source)), np.array(source)
     changed = (now != before).any(2)
     alpha = pixels[changed, 3:] / 255
     pixels[changed, :3] = ((now[changed] - (1 - alpha) * 255) / np.maximum(alpha, 1 / 255)).round().clip(0, 255)
