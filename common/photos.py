@@ -500,15 +500,11 @@ def save_sheet(path, rows, columns=16):
     factor = max(1, min(4, WIDE // max(widths)))
     font, strips = ImageFont.load_default(15), []
     for label, pictures in rows.items():
-        pictures = np.pad(pictures, ((0, 0), (2, 0), (2, 0), (0, 0)))  # a black line above and to the left
-        _, height, width, _ = pictures.shape
-        grid = np.zeros(
-            (-(-len(pictures) // columns) * height + 2, min(columns, len(pictures)) * width + 2, 3), np.uint8
-        )
-        for i, picture in enumerate(pictures):
-            top, left = i // columns * height, i % columns * width
-            grid[top : top + height, left : left + width] = picture
-        grid = Image.fromarray(grid)
+        across = max(1, min(columns, len(pictures)))
+        # Black pictures fill up the last line, and black lines are above and to the left of each picture.
+        cells = np.pad(pictures, ((0, -len(pictures) % across), (2, 0), (2, 0), (0, 0)))
+        grid = cells.reshape(-1, across, *cells.shape[1:]).swapaxes(1, 2).reshape(-1, across * cells.shape[2], 3)
+        grid = Image.fromarray(np.pad(grid, ((0, 2), (0, 2), (0, 0))))
         grid = np.asarray(grid.resize((grid.width * factor, grid.height * factor), Image.Resampling.BICUBIC))
         if label:
             label = label.encode("latin-1", "replace").decode("latin-1")  # the letters that Pillow's own font has
