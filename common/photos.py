@@ -519,13 +519,12 @@ def save_sheet(path, rows, columns=16):
     return sheet
 
 
-def write_film(path, pictures, rate=16):
+def write_film(path, pictures):
     """Write pictures (N, H, W, 3) uint8 as path.gif and path.mp4, in the video enlarged to at least 256 pixels."""
     height, width = pictures.shape[1:3]
     zoom = max(1, 256 / min(height, width))
     size = round(width * zoom), round(height * zoom)
-    path = Path(path)
-    with Writer(path.with_suffix(".gif"), rate=rate) as gif, Writer(path.with_suffix(".mp4"), rate=rate) as video:
+    with Writer(path.with_suffix(".gif"), rate=16) as gif, Writer(path.with_suffix(".mp4"), rate=16) as video:
         for picture in pictures:
             gif.add(picture)
             video.add(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC))
