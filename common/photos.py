@@ -386,9 +386,9 @@ class Writer:
                 break
             except OSError:  # the disk
                 raise
-            except Exception:  # ValueError, struct.error, TypeError ...
-                if not extras:
-                    raise
+            except Exception as error:  # ValueError, struct.error, TypeError ...
+                if not kept:  # a WebP of more than 16383 pixels, for instance
+                    raise InputError(f"{self.path} cannot be written: {error}") from None
         self.lost += [name for name in extras if name not in kept]
 
     def keep(self):

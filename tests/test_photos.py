@@ -357,6 +357,15 @@ def test_what_a_photo_cannot_keep_is_said(tmp_path):
         assert "icc_profile" not in image.info and image.mode == "RGB"
 
 
+def test_a_picture_too_wide_for_its_format_is_a_mistake_that_is_named(tmp_path):
+    wide = np.zeros((4, 17_000, 3), np.uint8)  # WebP ends at 16383
+    Image.fromarray(wide).save(tmp_path / "a.png", dpi=(72, 72))
+    for like in (None, tmp_path / "a.png"):
+        with pytest.raises(InputError, match="b.webp cannot be written: .*16383"):
+            write(tmp_path / "b.webp", [wide], like=like)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
 def test_transparency_is_kept_or_said(tmp_path):
     clear = np.dstack([flat(32, 48), np.zeros((32, 48), np.uint8)])
     clear[8:, :, 3], clear[16:, :, 3] = 128, 255
