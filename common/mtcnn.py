@@ -435,9 +435,9 @@ def crop(image, box, size, margin=1.2):
     return cv2.resize(image[rows[:, None], columns], (size, size), interpolation=way)
 
 
-def square_matrix(box, shape, margin=1.2):
+def square_matrix(box, shape):
     """The (2, 3) matrix from pixels of a picture to those of the crop() of that shape, as align() returns its own."""
-    left, top, side = square_around(box, margin)
+    left, top, side = square_around(box, 1.2)
     scale = shape[0] / side
     return np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
 
@@ -508,10 +508,10 @@ def soft_box(size, share=0.2):
     return np.outer(*(ramp(np.minimum(np.arange(n), np.arange(n)[::-1]) / (n * share)) for n in size))
 
 
-def soft_oval(size, width=0.78, height=0.96, share=0.3):
+def soft_oval(size, width=0.78, height=0.96):
     """(height, width) weights of the face in a crop(): 1 in an oval, falling smoothly to 0 at its rim."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
-    return ramp((1 - np.hypot(x / width, y[:, None] / height)) / share)
+    return ramp((1 - np.hypot(x / width, y[:, None] / height)) / 0.3)
 
 
 def match_colours(face, like, weight):
