@@ -397,9 +397,8 @@ class MTCNN:
 
     def judge(self, net, x, boxes, owner, size):
         """Run a network on candidates cut from the pictures x (N, 3, H, W), in chunks; returns its outputs."""
-        outputs = []
-        for rows in np.array_split(np.arange(len(boxes)), 1 + len(boxes) * size**2 // 300_000):
-            outputs.append(net(cut(x, boxes[rows], owner[rows], size)))
+        chunks = np.array_split(np.arange(len(boxes)), 1 + len(boxes) * size**2 // 300_000)
+        outputs = [net(cut(x, boxes[rows], owner[rows], size)) for rows in chunks]
         return [torch.cat(parts).cpu().numpy() for parts in zip(*outputs, strict=True)]
 
 
@@ -519,12 +518,10 @@ def match_colours(face, like, weight):
 
     Returns float32; the spread changes by a factor of 2 at most.
     """
-    weight = (weight / weight.sum())[..., None]
-    (mean, spread), (wanted, wide) = (
-        (mean := (weight * x).sum((0, 1)), np.sqrt((weight * (x - mean) ** 2).sum((0, 1))))
-        for x in (np.float32(face), np.float32(like))
-    )
-    return np.float32((face - mean) * (wide / spread.clip(1e-3)).clip(0.5, 2) + wanted)
+    pair, weight = np.float32([face, like]), (weight / weight.sum())[..., None]
+    means = (weight * pair).sum((1, 2))
+    spread, wide = np.sqrt((weight * (pair - means[:, None, None]) ** 2).sum((1, 2)))
+    return np.float32((face - means[0]) * (wide / spread.clip(1e-3)).clip(0.5, 2) + means[1])
 
 
 def paste(photo, face, matrix, before=None, weight=None):
