@@ -166,24 +166,24 @@ def find(root, problems):
             problems.append(f"several folders of pictures: {named[0]} is used, not {named[1]}")
         layouts = {"img": "official", "celeba": "torchvision's", named[0].name.lower(): "Kaggle's"}
         layout = layouts.get(named[0].parent.name.lower(), "flat") + " layout"
-        files, note = list_below(named[0], IMAGE_TYPES)
-        problems += filter(None, [note])
+        files, notes = list_below(named[0], IMAGE_TYPES)
+        problems += notes
         return root, named[0], files, layout
 
     zips = [
         path for folder in folders for path in sorted(folder.glob("*.zip")) if visible(path.name) and path.is_file()
     ]
     known = [path for path in zips if is_celeba(path)]
-    files, note = ([], "") if known else list_below(root, IMAGE_TYPES)
+    files, notes = ([], []) if known else list_below(root, IMAGE_TYPES)
     if files:
-        problems += filter(None, [note])
+        problems += notes
         return root, root, files, "folder of pictures"
     if len(known or zips) == 1:
         extract((known or zips)[0])
         return find(given, [])
     found = ", ".join(sorted(path.name for path in inside)[:3])
     hint = f"; unpack one of {', '.join(path.name for path in zips)}" if zips else ""
-    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}{note and f'; {note}'}")
+    raise InputError(f"{given}: no pictures in this folder, which has {found}{hint}{''.join(f'; {n}' for n in notes)}")
 
 
 def is_celeba(path):

@@ -231,15 +231,15 @@ def files_below(folder, unread):
 
 
 def list_below(folder, types):
-    """(names, note): of files_below() those of these types, and how many others there are, or could not be read."""
+    """(names, notes): of files_below() those of these types; how many others there are, each that cannot be read."""
     unread = []
     files = files_below(folder, unread)
     suffixes = [os.path.splitext(name)[1].lower() for name in files]
     others = Counter(s or "without suffix" for s in suffixes if s not in types + TEXT_TYPES)
-    note = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-    note = f"{sum(others.values())} files that are not read (save pictures as .jpg): {note}" if note else ""
-    note = "; ".join([*filter(None, [note]), *(f"{path} cannot be read" for path in unread)])
-    return [name for name, suffix in zip(files, suffixes, strict=True) if suffix in types], note
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    notes = [f"{others.total()} files that are not read (save pictures as .jpg): {kinds}"] if others else []
+    notes += [f"{path} cannot be read" for path in unread]
+    return [name for name, suffix in zip(files, suffixes, strict=True) if suffix in types], notes
 
 
 def named_files(paths):
@@ -252,11 +252,11 @@ def named_files(paths):
     files, names, notes, paths = [], [], [], [paths] if isinstance(paths, (str, Path)) else list(paths)
     for path in map(Path, paths):
         if os.path.isdir(path):
-            found, note = list_below(path, IMAGE_TYPES + VIDEO_TYPES)
+            found, told = list_below(path, IMAGE_TYPES + VIDEO_TYPES)
             found = [name for name in found if os.path.isfile(path / name) or os.path.islink(path / name)]
             files += [path / name for name in found]
             names += found
-            notes += [f"{path}: {note}"] if note else []
+            notes += [f"{path}: {note}" for note in told]
         elif os.path.isfile(path):
             files.append(path)
             names.append(path.name)
