@@ -892,9 +892,10 @@ def subset(rows, size, seed=0):
 
     A larger choice contains a smaller one of the same seed; more than there are means all. InputError: not a size.
     """
+    size = 1.0 if size is None else size
+    share = not str(size).strip().isdigit()
     try:
-        number = 1.0 if size is None else float(size)
-        share = size is None or isinstance(size, float) or isinstance(size, str) and not size.strip().isdigit()
+        number = float(size)
         if not (0 < number <= 1 if share else number >= 1):
             raise ValueError
     except (TypeError, ValueError):
