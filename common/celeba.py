@@ -157,7 +157,11 @@ def find(root, problems):
         problems.append(f"nested folders: the data set lies in {root.relative_to(given)}")
 
     folders = list(folders_below(root, 3))
-    named = [folder for folder in folders if is_celeba(folder) and any(map(is_picture, os.listdir(folder)))]
+    named = [
+        folder
+        for folder in filter(is_celeba, folders)
+        if any(is_picture(name) and os.path.isfile(folder / name) for name in os.listdir(folder))
+    ]
     named.sort(key=lambda folder: (PICTURE_FOLDERS.index(is_celeba(folder)), folder.name.lower()))
     if named:
         if len(named) > 1:

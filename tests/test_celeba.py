@@ -230,6 +230,13 @@ def test_plain_folder(tmp_path):
         celeba.matches(dataset.attributes, "Male=1")
 
 
+def test_a_folder_called_like_a_picture_is_none(tmp_path):
+    (tmp_path / "img_align_celeba/000001.jpg").mkdir(parents=True)
+    (tmp_path / "list_attr_celeba.txt").write_text(f"1\n{' '.join(ATTRIBUTES)}\n000001.jpg{' 1' * 40}\n")
+    with pytest.raises(InputError, match="no pictures in this folder"):
+        CelebA(tmp_path)
+
+
 def test_half_size_copy_is_aligned_and_square_crops_are_not(tmp_path):
     assert CelebA(write_pictures(tmp_path / "half", 3, size=(89, 109))).aligned
     assert not CelebA(write_pictures(tmp_path / "square", 3, size=(109, 109))).aligned
