@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from dapgan.faces import LEARNED, chunks, resized, shuffled
+from dapgan.faces import LEARNED, changed, chunks, shuffled
 
 
 class ClassAxis:
@@ -87,8 +87,7 @@ def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
         """The first faces of the pool, as many as there are steps along the axis: pictures, latents, scores."""
         count = len(steps)
         z_new = constrain(pool.z[:count] + steps[:, None] * direction)
-        made = chunks(pool.generate, z_new) - pool.drawn[:count]
-        made = (pool.x[:count] + resized(made, pool.x.shape[2])).clamp(-1, 1)
+        made = changed(pool.x[:count], pool.drawn[:count], chunks(pool.generate, z_new))
         return made, z_new, axis.score(pool.middle.features(made))
 
     # A latent knows only a part of the features, and what comes of a step falls short by as much: measured, made good.

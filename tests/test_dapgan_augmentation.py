@@ -9,7 +9,7 @@ from PIL import Image
 
 from common.celeba import ATTRIBUTES, SQUARE, CelebA, pack, to_tensor
 from dapgan import evaluation, summary
-from dapgan.augmentation import Unlabelled, augment_person, change
+from dapgan.augmentation import Unlabelled, augment_person
 from dapgan.counterfactuals import ClassAxis, Pairs, Pool, counterfactuals, likely
 from dapgan.faces import (
     AttributeReader,
@@ -17,6 +17,7 @@ from dapgan.faces import (
     LinearFaces,
     SeenMiddle,
     balanced,
+    changed,
     principal_components,
     resized,
     share_below,
@@ -113,7 +114,7 @@ def test_small_functions_by_hand():
     torch.testing.assert_close(share_below(torch.tensor([0.5, 2.5, 9.0]), torch.tensor([3.0, 1.0, 2.0, 4.0])),
                                torch.tensor([0.0, 0.5, 1.0]))  # fmt: skip
     x = torch.tensor([0.9, 0.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
-    made = change(x, torch.zeros(2), torch.tensor([0.5, -0.25]), lambda z: z.view(2, 1, 1, 1).expand(2, 3, 2, 2))
+    made = changed(x, torch.zeros(2, 3, 2, 2), torch.tensor([0.5, -0.25]).view(2, 1, 1, 1).expand(2, 3, 2, 2))
     torch.testing.assert_close(made[:, 0, 0, 0], torch.tensor([1.0, -0.25]))  # clamped, and of the photo's size
     assert made.shape == x.shape
 
@@ -197,7 +198,7 @@ def test_person_is_varied_and_gated(drawn, linear):
         source = mine[row["source"]].flip(2) if row["mirrored"] else mine[row["source"]]
         z = linear.encode(source[None])[0]
         torch.testing.assert_close(row["latent"], z + row["step"], rtol=1e-3, atol=1e-3)
-        expected = change(source[None], z[None], row["latent"][None], linear.generate)[0]
+        expected = changed(source[None], *(linear.generate(latent[None]) for latent in (z, row["latent"])))[0]
         torch.testing.assert_close(picture, expected, rtol=1e-3, atol=1e-3)
         assert 0 <= row["identity"] <= 1 and 0 <= row["quality"] <= 1
     known = augment_person(*call, 20, strength=0.5, face_strength=1, **open_gates)
