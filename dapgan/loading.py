@@ -19,7 +19,7 @@ from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.gan import augmentation
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup, shown_part
+from dapgan.plumbing import fill, find_model, in_chunks, need_data, place, read_checkpoint, setup, shown_part
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
@@ -135,11 +135,6 @@ def make_gan(flags, device, autocast):
     for network in (generator, discriminator):
         network.to(device, memory_format=torch.channels_last)
     return GAN(flags, device, autocast, latent, generator, discriminator)
-
-
-def with_ema(gan):
-    """The same GAN with the running means of its networks' weights."""
-    return replace(gan, generator=make_ema(gan.generator), discriminator=make_ema(gan.discriminator))
 
 
 def draw(args, gan, mine, share=None):

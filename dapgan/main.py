@@ -15,6 +15,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from dapgan.digits import deform, find_clusters
 from dapgan.evaluation import evaluate
 from dapgan.gan import R1_EVERY, score
 from dapgan.infogan import infogan_step
-from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split, with_ema
+from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
 from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, rate, replayed, set_rate, share, up_to, weight
@@ -271,7 +272,7 @@ def train(args):
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     gan = make_gan(args, device, autocast)
-    ema = with_ema(gan)
+    ema = replace(gan, generator=plumbing.make_ema(gan.generator), discriminator=plumbing.make_ema(gan.discriminator))
     shown = ema if args.show_ema else gan
     g_optimizer = make_adam(gan.generator.parameters(), args.learning_rate, args.beta1, args.beta2)
     d_rate = args.learning_rate * args.d_rate
@@ -290,8 +291,9 @@ def train(args):
     fixed = gan.latent.draw(len(x_real), torch.Generator().manual_seed(args.seed)).to(device)
     clusters = find_clusters(records, rows, gan.latent, device) if args.lambda_digit else None
     learning = args, gan, g_optimizer, d_optimizer, mine
-    own = (infogan_step, share, x_real) if args.model == "infogan" else (began_step, k)
-    update = partial(own[0], *learning, *own[1:])
+    update = partial(infogan_step, *learning, share, x_real)
+    if args.model != "infogan":
+        update = partial(began_step, *learning, k)
 
     def step(*seen, **flags):
         """Generator and discriminator, and the running means of their weights, one step on."""
