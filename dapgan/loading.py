@@ -171,16 +171,15 @@ def freeze(network, content, name, path, device):
 
 
 def load_gan(args, device, autocast):
-    """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or size."""
+    """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or shape."""
     path, content = find_model(args, run_name(args))
     if "generator" not in content:
         raise InputError(f"{path} is no GAN of this project: a predictor is found beside its GAN")
     flags = argparse.Namespace(**content["args"])
-    for name in ("data", "model", "image_size"):
-        theirs = getattr(flags, name, None)
-        if theirs != getattr(args, name):
-            advice = f"give --{name} {theirs}, or another model"
-            raise InputError(f"{path} has {name} {theirs}, not {getattr(args, name)}: {advice}")
+    for name in ("data", "model", "image_size", *args.asked):
+        value, theirs = getattr(args, name), getattr(flags, name, None)
+        if value != theirs:
+            raise InputError(f"{path} has {name} {theirs}, not {value}: give --{name} {theirs}, or another model")
     gan = make_gan(flags, device, autocast)
     gan.faces = content["state"].get("faces")
     for name in ("generator", "discriminator"):
