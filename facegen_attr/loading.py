@@ -209,10 +209,24 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     return Model(generator, flags, device, autocast, *map(state.get, ("known", "requests", "means")))
 
 
-def load_model(args):
-    """The best model of the run that the flags name, else its last checkpoint; with the predictor that it needs."""
-    device, autocast, *_ = setup(args)
+def find_own(args):
+    """The best model of the run that the flags name, else its last checkpoint: path and content.
+
+    InputError: there is none, or it has another shape than the flags ask for.
+    """
     path, content = find_model(args, run_name(args))
+    saved = {"width": 32} | content["args"]  # a model from before --width has its default
+    for name in args.asked:
+        if getattr(args, name) != saved.get(name):
+            theirs, mine = (",".join(x) if isinstance(x, list) else x for x in (saved.get(name), getattr(args, name)))
+            raise InputError(f"{path} has {name} {theirs}, not {mine}: give --{name} {theirs}, or another model")
+    return path, content
+
+
+def load_model(args):
+    """The model of the run that the flags name, with the predictor that it needs."""
+    device, autocast, *_ = setup(args)
+    path, content = find_own(args)
     model = read_model(path, device, autocast, content)
     if model.means is None:
         return model

@@ -1046,6 +1046,8 @@ def test_mistakes_with_models(trained, faces, tmp_path, capsys):
     flags = ["--dataset_name", "faces", *SMALL, *places(folder)]
     assert call(*flags, "--run=generate", "--model=dcgan2", "--images", photo) == 2
     assert "begins from noise" in capsys.readouterr().err
+    assert call(*flags, "--run=generate", "--model=dcgan2", "--attributes=Male") == 2
+    assert "has attributes Male,Smiling, not Male: give --attributes Male,Smiling" in capsys.readouterr().err
     assert call(*flags, "--run=refine", "--model=dcgan5") == 2
     assert "--first_model" in capsys.readouterr().err
     first = folder / "models/faces_dcgan4_16.pt"
