@@ -30,7 +30,7 @@ def sample(args):
 def project(args):
     """The z of photos or test faces: originals, projections every few steps, z files, the average, a manifest."""
     model = prepare(args)
-    images, names = load_pictures(args, model.device, args.images)
+    images, names = load_pictures(args, model.device)
     out = results_folder(args)
     x = to_tensor(images, model.device)
     every, steps = args.sample_every or max(1, args.n_iter // 10), {}
@@ -110,11 +110,7 @@ def interpolate(args):
 def average(args):
     """The mean face of many pictures, of one person or kind: their mean z, decoded."""
     model = prepare(args)
-    if args.images:
-        z, names, _ = embed(args, model, args.images)
-    else:
-        images, names = load_pictures(args, model.device)
-        z = find_z(args, model, to_tensor(images, model.device))[0]
+    z, names, _ = embed(args, model, args.images)
     out = results_folder(args)
     picture = save_average(out, model, z)
     np.save(out / "z.npy", z.cpu().numpy())
