@@ -194,6 +194,8 @@ def check(args):
         raise InputError("--start_from goes with --run train_predictor")
     if args.run in ("augment", "evaluate") and args.data != "celeba":
         raise InputError(f"--run {args.run} is for faces: --data celeba")
+    if args.images and args.run in ("sample", "evaluate", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.images and args.data != "celeba":
         raise InputError("--images are photos of faces; with digits the test part is taken")
 

@@ -170,6 +170,8 @@ def parse_args(argv=None):
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: None if first.run in alone else "train")
     if args.start == "filler" and args.run != "complete":
         raise InputError("--start filler goes with --run complete: it is trained to fill holes")
+    if args.images and args.run in ("sample", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.run == "interpolate" and not args.images:
         raise InputError("--run interpolate needs --images: two pictures or z files, or more")
     if (args.minus or args.plus) and not (args.run == "arithmetic" and args.images):

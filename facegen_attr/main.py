@@ -140,6 +140,8 @@ def parse_args(argv=None):
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
     if (args.web or args.first_model) and args.run != "refine":
         raise InputError("--web and --first_model are for --run refine")
+    if args.images and args.run in ("analyse", "tune", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.shows and not (args.images or args.web):
         raise InputError("--shows says what --images show")
     for condition in (args.request, args.shows):

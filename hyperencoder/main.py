@@ -107,6 +107,8 @@ def parse_args(argv=None):
     least = 2 * int(os.environ.get("WORLD_SIZE", 1))
     if args.train and args.batch_norm and args.batch_size < least:
         raise InputError(f"--batch_size {args.batch_size}: batch norm needs {least} at least, or --batch_norm=False")
+    if args.images and args.run == "ship":
+        raise InputError(f"--run {args.run} takes no --images")
     if args.start_from and args.run != "train_swap":
         raise InputError("--start_from goes with --run train_swap")
     if args.run == "train_swap" and args.pca_path:
