@@ -224,10 +224,15 @@ def find_own(args):
 
 
 def load_model(args):
-    """The model of the run that the flags name, with the predictor that it needs."""
+    """The model of the run that the flags name, with the predictor that it needs.
+
+    InputError: as find_own, load_predictor; --images for a model that begins from noise.
+    """
     device, autocast, *_ = setup(args)
     path, content = find_own(args)
     model = read_model(path, device, autocast, content)
+    if args.images and model.flags.model != "dcgan5":
+        raise InputError(f"{model.flags.model} begins from noise: --images is for --model dcgan5")
     if model.means is None:
         return model
     return model._replace(predictor=load_predictor(args, device, "so that the editor sees what it has changed"))

@@ -13,7 +13,7 @@ from PIL import Image
 from common.celeba import attribute_indices, to_uint8
 from common.mtcnn import kind_of, paste
 from common.photos import InputError, Writer, numbered_frames
-from facegen_attr.asking import check_photos, draw_requests, own_faces, test_faces, wanted
+from facegen_attr.asking import draw_requests, own_faces, test_faces, wanted
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
 from facegen_attr.model import REFINERS
@@ -257,7 +257,6 @@ def open_session(args, model, first, seed, photo=None):
 def refine(args):
     """Refine a face request by request: from noise, from a photo of one's own, or from a test face."""
     model = load_model(args)
-    check_photos(args, model)
     first = first_guess(args, model)
     if model.flags.model == "dcgan5" and not (args.images or first or args.dataset_dir):
         raise InputError("dcgan5 refines a picture: give --images, --first_model, or --dataset_dir for a test face")
