@@ -32,6 +32,8 @@ from facegen_attr.model import (
 )
 from facegen_attr.plumbing import fill, find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
 
+BEFORE = dict(width=32)  # of models that were made before --width was there
+
 
 def run_name(args):
     """What names this run's checkpoint, model and samples."""
@@ -80,11 +82,6 @@ def is_editor(flags):
     return flags.model in REFINERS and flags.network == "conditional"
 
 
-def width_of(flags):
-    """Channels of the conditional networks at half of 64 pixels; a model from before --width has its default."""
-    return getattr(flags, "width", 32)
-
-
 def make_generator(flags):
     """The generator that the flags describe."""
     count, size = len(flags.attributes), flags.image_size
@@ -93,9 +90,9 @@ def make_generator(flags):
     elif flags.network == "document":
         generator = Generator(flags.model, count, size)
     elif is_editor(flags):
-        generator = Editor(count, width_of(flags))
+        generator = Editor(count, flags.width)
     else:
-        generator = ConditionalGenerator(count, size, width_of(flags))
+        generator = ConditionalGenerator(count, size, flags.width)
     return initialise(generator, "document" if flags.network == "document" else "he")
 
 
@@ -107,7 +104,7 @@ def make_discriminator(flags):
     elif flags.network == "document":
         discriminator = Discriminator(flags.model, count, size)
     else:
-        discriminator = ConditionalDiscriminator(count, size, width_of(flags))
+        discriminator = ConditionalDiscriminator(count, size, flags.width)
     return initialise(discriminator, "document" if flags.network == "document" else "he")
 
 
@@ -197,7 +194,7 @@ class Model(NamedTuple):
 def read_model(path, device="cpu", autocast=nullcontext, content=None):
     """The generator of a model file or checkpoint; content: what is in it, where it was read already."""
     content = content or read_checkpoint(path)
-    flags, state = argparse.Namespace(**content["args"]), content["state"]
+    flags, state = argparse.Namespace(**BEFORE | content["args"]), content["state"]
     try:
         generator = make_generator(flags)
         generator.load_state_dict(content[shown_part(content, "generator", "ema")])
@@ -215,7 +212,7 @@ def find_own(args):
     InputError: there is none, or it has another shape than the flags ask for.
     """
     path, content = find_model(args, run_name(args))
-    saved = {"width": 32} | content["args"]  # a model from before --width has its default
+    saved = BEFORE | content["args"]
     for name in args.asked:
         if getattr(args, name) != saved.get(name):
             theirs, mine = (",".join(x) if isinstance(x, list) else x for x in (saved.get(name), getattr(args, name)))

@@ -157,7 +157,9 @@ def test_a_cube_repeats_each_attribute_ten_times():
 
 def networks(model, network, attributes=3):
     names = EIGHT[:attributes]
-    args = argparse.Namespace(model=model, network=network, attributes=names, image_size=32, diff_augment=False)
+    args = argparse.Namespace(
+        model=model, network=network, attributes=names, image_size=32, width=32, diff_augment=False
+    )
     return args, make_generator(args), make_discriminator(args)
 
 
@@ -900,7 +902,7 @@ def test_a_change_is_asked_for_with_what_goes_beside_it():
 
 
 def test_an_editor_treats_a_face_and_its_mirror_image_alike():
-    flags = argparse.Namespace(model="dcgan5", network="conditional", attributes=EIGHT, image_size=32)
+    flags = argparse.Namespace(model="dcgan5", network="conditional", attributes=EIGHT, image_size=32, width=32)
     torch.manual_seed(0)
     model = Model(make_generator(flags).eval(), flags, torch.device("cpu"), contextlib.nullcontext)
     x, c = torch.rand(5, 3, 32, 32) * 2 - 1, torch.randint(2, (5, 8)).float()
