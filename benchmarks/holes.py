@@ -53,7 +53,7 @@ def main(argv=None):
         raise InputError("--mask full leaves nothing to fill from: take another")
     model = prepare(args)
     records = load_records(args, model.device)
-    images, names = load_pictures(args, model.device, args.images)
+    images, names = load_pictures(args, model.device)
     out, x = results_folder(args), to_tensor(images, model.device)
 
     linear = fill_linearly(training_faces(records, training_rows(args, records)), x, hole)

@@ -19,8 +19,8 @@ from dapgan.faces import (
     AttributeReader,
     FaceMiddle,
     LinearFaces,
+    changed,
     chunks,
-    resized,
     restored,
     share_below,
     shuffled,
@@ -30,16 +30,6 @@ from dapgan.plumbing import need_data, output_folder, place, save_sheet, unpacke
 
 TRIES = 10  # pictures made for each one wanted before the gates are said to be too strict
 FEWEST, MOST = 60, 7000  # training faces, without labels, that are needed at least and taken at most
-
-
-def change(x, z, z_new, generate, weights=1):
-    """What moving the latent from z to z_new changes in the generator's picture, done to the photo x.
-
-    What the photo has and the latent has not, its detail and much of the person, stays. weights: what is taken of the
-    change, (S, S).
-    """
-    with torch.no_grad():
-        return (x + weights * resized(generate(z_new) - generate(z), x.shape[2])).clamp(-1, 1)
 
 
 class Unlabelled:
@@ -116,7 +106,7 @@ def augment_person(
         source = number % len(x) + len(x) * (number // len(x) % 2)  # all of x, all of x mirrored, all of x ...
         noise = torch.randn(64, len(faces.root), generator=random, device=x.device)
         z_new = constrain(z[source] + strength * noise @ faces.root.T)
-        made = change(both[source], z[source], z_new, generate, weights)
+        made = changed(both[source], chunks(generate, z[source]), chunks(generate, z_new), weights)
         identities = share_below((faces.look(made) @ own.T).max(1).values, strangers).tolist()
         qualities = (1 - share_below(faces.linear.oddness(made), faces.odd)).tolist()
         for i, (which, identity, quality) in enumerate(zip(source.tolist(), identities, qualities, strict=True)):

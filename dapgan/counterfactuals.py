@@ -4,12 +4,10 @@ Pictures x are (N, 3, S, S) in [-1, 1]; a latent is (N, L). The networks come in
 generate(latent) -> x, constrain(latent) -> a latent that may be drawn.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 
-from dapgan.faces import LEARNED, chunks, resized, shuffled
+from dapgan.faces import LEARNED, changed, chunks, shuffled
 
 
 class ClassAxis:
@@ -65,39 +63,28 @@ class Pool:
         return axis.axis @ self.link / (axis.axis @ self.spread @ axis.axis)
 
 
-class Pairs(NamedTuple):
-    """What counterfactuals() makes."""
-
-    pictures: torch.Tensor  # (M, 3, S, S)
-    labels: torch.Tensor  # (M,) bool
-    sources: torch.Tensor  # (M,) which of the pool's faces each was
-    latents: torch.Tensor  # (M, L)
-
-
 def counterfactuals(pool, axis, constrain, near=0.5, far=1.5, seed=0):
     """Each face of the pool twice, on either side of a ClassAxis and otherwise the same.
 
     Its score is brought to between near and far on each side. Kept if the score, read in the picture that came out of
-    it, is at least near / 2 on that side.
+    it, is at least near / 2 on that side. Returns pictures (M, 3, S, S) and labels (M,), whether in the first class.
     """
     random = torch.Generator(pool.x.device).manual_seed(seed)
     before, direction = axis.score(pool.features), pool.direction(axis)
 
     def move(steps):
-        """The first faces of the pool, as many as there are steps along the axis: pictures, latents, scores."""
+        """The first faces of the pool, as many as there are steps along the axis: pictures, scores."""
         count = len(steps)
         z_new = constrain(pool.z[:count] + steps[:, None] * direction)
-        made = chunks(pool.generate, z_new) - pool.drawn[:count]
-        made = (pool.x[:count] + resized(made, pool.x.shape[2])).clamp(-1, 1)
-        return made, z_new, axis.score(pool.middle.features(made))
+        made = changed(pool.x[:count], pool.drawn[:count], chunks(pool.generate, z_new))
+        return made, axis.score(pool.middle.features(made))
 
     # A latent knows only a part of the features, and what comes of a step falls short by as much: measured, made good.
-    reach = (move(torch.ones_like(before[:64]))[2] - before[:64]).mean().clamp(min=0.2)
+    reach = (move(torch.ones_like(before[:64]))[1] - before[:64]).mean().clamp(min=0.2)
     kept = []
     for side in (1, -1):
         target = side * (near + (far - near) * torch.rand(len(before), generator=random, device=before.device))
-        made, z_new, score = move((target - before) / reach)
-        keep = side * score >= near / 2
-        sources = keep.nonzero()[:, 0]
-        kept.append((made[keep], torch.full_like(sources, side > 0, dtype=torch.bool), sources, z_new[keep]))
-    return Pairs(*map(torch.cat, zip(*kept, strict=True)))
+        made, score = move((target - before) / reach)
+        kept.append(made[side * score >= near / 2])
+    labels = torch.arange(sum(map(len, kept)), device=before.device) < len(kept[0])
+    return torch.cat(kept), labels

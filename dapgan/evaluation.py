@@ -136,8 +136,8 @@ def measure(faces, tested, networks, names, counts, seeds, arms=ARMS, progress=F
     def learn(few, y, seed, arm, axis):
         """A classifier that the pairs of an arm are shown to as well."""
         pool, allowed = pools[arm]
-        pairs = counterfactuals(pool, axis, allowed, seed=seed)
-        return fit_classifier(seen[few], y, seed, made=(view(pairs.pictures), pairs.labels), **how)
+        pictures, labels = counterfactuals(pool, axis, allowed, seed=seed)
+        return fit_classifier(seen[few], y, seed, made=(view(pictures), labels), **how)
 
     def pairs_help(few, y, seed):
         """Whether the generator's do, by cross-validation on the few; of one of each class nothing can be left out."""

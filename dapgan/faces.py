@@ -28,6 +28,15 @@ def resized(x, side):
     return F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
 
 
+def changed(x, drawn, made, weights=1):
+    """Photos x (N, 3, S, S) with what is otherwise in a generator's pictures made than in those drawn of their latents.
+
+    What a photo has and its latent has not, its detail and much of the person, stays. drawn, made: (N, 3, s, s), of any
+    size; weights: what is taken of the change, (S, S).
+    """
+    return (x + weights * resized(made - drawn, x.shape[2])).clamp(-1, 1)
+
+
 def shuffled(x, seed):
     """The numbers of pictures x in a random order, where they are."""
     return torch.randperm(len(x), generator=torch.Generator(x.device).manual_seed(seed), device=x.device)

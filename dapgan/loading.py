@@ -19,7 +19,7 @@ from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.gan import augmentation
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, make_ema, need_data, place, read_checkpoint, setup, shown_part
+from dapgan.plumbing import fill, find_model, in_chunks, need_data, place, read_checkpoint, setup, shown_part
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
@@ -137,11 +137,6 @@ def make_gan(flags, device, autocast):
     return GAN(flags, device, autocast, latent, generator, discriminator)
 
 
-def with_ema(gan):
-    """The same GAN with the running means of its networks' weights."""
-    return replace(gan, generator=make_ema(gan.generator), discriminator=make_ema(gan.discriminator))
-
-
 def draw(args, gan, mine, share=None):
     """What is random in a step: latents (N, L), and, as the flags ask for them, how digits are deformed (2, 2, N),
     augmentation (3, 7, N) of a share () of the pictures, directions (L, 128). Every process draws the whole batch's and
@@ -176,16 +171,15 @@ def freeze(network, content, name, path, device):
 
 
 def load_gan(args, device, autocast):
-    """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or size."""
+    """The GAN of the run that the flags name. InputError: there is none, or it has another data, model or shape."""
     path, content = find_model(args, run_name(args))
     if "generator" not in content:
         raise InputError(f"{path} is no GAN of this project: a predictor is found beside its GAN")
     flags = argparse.Namespace(**content["args"])
-    for name in ("data", "model", "image_size"):
-        theirs = getattr(flags, name, None)
-        if theirs != getattr(args, name):
-            advice = f"give --{name} {theirs}, or another model"
-            raise InputError(f"{path} has {name} {theirs}, not {getattr(args, name)}: {advice}")
+    for name in ("data", "model", "image_size", *args.asked):
+        value, theirs = getattr(args, name), getattr(flags, name, None)
+        if value != theirs:
+            raise InputError(f"{path} has {name} {theirs}, not {value}: give --{name} {theirs}, or another model")
     gan = make_gan(flags, device, autocast)
     gan.faces = content["state"].get("faces")
     for name in ("generator", "discriminator"):

@@ -15,6 +15,7 @@ import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback
 import argparse
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from dapgan.digits import deform, find_clusters
 from dapgan.evaluation import evaluate
 from dapgan.gan import R1_EVERY, score
 from dapgan.infogan import infogan_step
-from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split, with_ema
+from dapgan.loading import draw, load_records, make_gan, rate_at, reads_noise, run_name, say_outdated, split
 from dapgan.losses import RECONSTRUCTIONS, prior_distance, reconstruction_loss
 from dapgan.model import MODELS, SIZES
 from dapgan.plumbing import SWITCH, Journal, make_adam, natural, path, rate, replayed, set_rate, share, up_to, weight
@@ -117,7 +118,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, default="info_began", help="which GAN (default: info_began)")
     add("--data", choices=("celeba", "mnist", "digits"), default="celeba", help="faces or digits")
     add("--image_size", type=int, choices=SIZES, help="side of the pictures (default: 64; digits: 32)")
-    add("--noise_size", type=up_to(1024), default=64, help="numbers of noise in the latent (default: 64)")
+    add("--noise_size", type=up_to(1024), help="numbers of noise in the latent (default: 64)")
     add("--categorical", type=classes, help="classes of its one-hot components: 10 or 10,10; none (infogan: 10)")
     add("--continuous", type=up_to(1024, least=0), help="its continuous code numbers (default: 2; began: 0)")
     add("--hidden", type=up_to(1024), help="channels of the largest maps (128, infogan 64; best: 32, 64)")
@@ -167,7 +168,9 @@ def defaults(first):
             chosen |= DIGITS | (DIGIT_READER if first.model == "infogan" else {})
     if first.run == "train_predictor":
         chosen |= PREDICTORS[first.recipe] | dict(deform=False, lambda_digit=0.0)
-    return dict(corrections=0, shift=0.0) | chosen
+    shape = ("noise_size", "categorical", "continuous", "hidden")  # where it is asked for, a model has to have it
+    asked = [name for name in shape if getattr(first, name) is not None]
+    return dict(noise_size=64, corrections=0, shift=0.0, asked=asked) | chosen
 
 
 def check(args):
@@ -191,6 +194,8 @@ def check(args):
         raise InputError("--start_from goes with --run train_predictor")
     if args.run in ("augment", "evaluate") and args.data != "celeba":
         raise InputError(f"--run {args.run} is for faces: --data celeba")
+    if args.images and args.run in ("sample", "evaluate", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.images and args.data != "celeba":
         raise InputError("--images are photos of faces; with digits the test part is taken")
 
@@ -271,7 +276,7 @@ def train(args):
     # Networks
     torch.manual_seed(args.seed)  # here, so that the first weights are the same whatever was packed before
     gan = make_gan(args, device, autocast)
-    ema = with_ema(gan)
+    ema = replace(gan, generator=plumbing.make_ema(gan.generator), discriminator=plumbing.make_ema(gan.discriminator))
     shown = ema if args.show_ema else gan
     g_optimizer = make_adam(gan.generator.parameters(), args.learning_rate, args.beta1, args.beta2)
     d_rate = args.learning_rate * args.d_rate
@@ -290,8 +295,9 @@ def train(args):
     fixed = gan.latent.draw(len(x_real), torch.Generator().manual_seed(args.seed)).to(device)
     clusters = find_clusters(records, rows, gan.latent, device) if args.lambda_digit else None
     learning = args, gan, g_optimizer, d_optimizer, mine
-    own = (infogan_step, share, x_real) if args.model == "infogan" else (began_step, k)
-    update = partial(own[0], *learning, *own[1:])
+    update = partial(infogan_step, *learning, share, x_real)
+    if args.model != "infogan":
+        update = partial(began_step, *learning, k)
 
     def step(*seen, **flags):
         """Generator and discriminator, and the running means of their weights, one step on."""

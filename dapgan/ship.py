@@ -14,7 +14,10 @@ def ship(args):
     """
     faces = args.data == "celeba"
     _, content = find_model(args, run_name(args))
-    about = trained_on(args, content) if faces else about_digits(args)
+    if faces:
+        about = trained_on(args, content)
+    else:
+        about = f"trained on {len(load_records(args, 'cpu').rows('train')):,} digits ({args.data})"
     gan = load_model(args)
     out = output_folder(args, place(args, "samples", run_name(args)))
     state = dict(faces=known_faces(args, gan)) if faces and gan.reader is not None else {}
@@ -27,12 +30,6 @@ def ship(args):
         content["args"]["inverts"] = version_of({"fc.weight": kept})
         weights = content[shown_part(content, "predictor")]
         write_shipped(path.with_stem(f"{path.stem}_predictor"), content, {"predictor": weights}, about)
-
-
-def about_digits(args):
-    """What a model of digits says of what it was trained on."""
-    records = load_records(args, "cpu")
-    return f"trained on {len(records.rows('train')):,} digits ({args.data})"
 
 
 def known_faces(args, gan):

@@ -68,19 +68,14 @@ def plan_outputs(args):
         raise InputError("the result of --infile is --outfile; --out_dir is for --images")
     files, _ = named_files(args.images or [args.infile])
     if args.images:
-        folder = next_folder(args, place(args, "samples", run_name(args)))
-        return list(zip(files, plan_folder(files, folder), strict=True))
+        folder = next_folder(args, place(args, "samples", run_name(args)))  # which is not made yet
+        stems = name_outputs([file.name for file in files])
+        return [(file, folder / f"{stem}{kind_of(file)}") for file, stem in zip(files, stems, strict=True)]
     if len(files) > 1 or Path(args.infile).is_dir():
         raise InputError(f"--infile {args.infile} is a folder: give --images and --out_dir")
     path = Path(args.outfile or f"inference_out{kind_of(files[0])}")
     check_outfile(files[0], path, args.overwrite)
     return [(files[0], path)]
-
-
-def plan_folder(files, folder):
-    """Where each file's result goes in a folder, which is not made yet."""
-    stems = name_outputs([file.name for file in files])
-    return [folder / f"{stem}{kind_of(file)}" for stem, file in zip(stems, files, strict=True)]
 
 
 def check_outfile(file, path, overwrite):

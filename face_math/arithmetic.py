@@ -11,10 +11,10 @@ from common.celeba import attribute_indices, to_tensor, to_uint8
 from common.mtcnn import MTCNN, put_back, soft_box, soft_oval
 from common.photos import InputError, save_pictures, write_table
 from face_math import plumbing
-from face_math.loading import beside, load_pictures, load_records, results_folder, training_rows
+from face_math.loading import beside, load_records, results_folder, training_rows
 from face_math.model import as_long, as_long_as_fits
 from face_math.plumbing import in_chunks, place, read_checkpoint, save_checkpoint, save_sheet
-from face_math.projection import embed, find_z
+from face_math.projection import embed
 from face_math.trained import prepare
 
 MAIN = ["Male", "Smiling", "Black_Hair", "Blond_Hair", "Eyeglasses", "No_Beard", "Wearing_Hat", "Young"]
@@ -27,12 +27,8 @@ def arithmetic(args):
         given = {name: getattr(args, name) for name in ("images", "minus", "plus") if getattr(args, name)}
         add_up(args, model, {name: embed(args, model, paths) for name, paths in given.items()})
         return
-    vectors, places = attribute_vectors(args, model), []
-    if args.images:
-        z, names, places = embed(args, model, args.images)
-    else:
-        images, names = load_pictures(args, model.device)
-        z = find_z(args, model, to_tensor(images, model.device))[0]
+    vectors = attribute_vectors(args, model)
+    z, names, places = embed(args, model, args.images)
     out, before = results_folder(args), to_uint8(model.decode(z))
     save_pictures(out / "projections", names, before)
     rows, sheet, variants = [], {}, {}

@@ -29,7 +29,7 @@ def compare(args):
     gan = prepare(args)
     vae = load_vae(args, gan.device, gan.autocast)
     records = load_records(args, gan.device)
-    images, names = load_pictures(args, gan.device, args.images)
+    images, names = load_pictures(args, gan.device)
     out = results_folder(args)
     x = to_tensor(images, gan.device)
     save_pictures(out / "originals", names, images)

@@ -30,7 +30,7 @@ def sample(args):
 def project(args):
     """The z of photos or test faces: originals, projections every few steps, z files, the average, a manifest."""
     model = prepare(args)
-    images, names = load_pictures(args, model.device, args.images)
+    images, names = load_pictures(args, model.device)
     out = results_folder(args)
     x = to_tensor(images, model.device)
     every, steps = args.sample_every or max(1, args.n_iter // 10), {}
@@ -41,14 +41,16 @@ def project(args):
 
     began = time.perf_counter()
     z, losses = find_z(args, model, x, watch=watch)
-    z.cpu()  # where it is, it is done
+    codes = z.cpu().numpy()  # where they are, they are done
     seconds = (time.perf_counter() - began) / len(x)
 
     x_hat = model.decode(z)
     save_pictures(out / "originals", names, images)
     save_pictures(out / "projections", names, to_uint8(x_hat))
-    save_z(out / "z", names, z)
-    np.save(out / "z.npy", z.cpu().numpy())
+    (out / "z").mkdir(exist_ok=True)
+    for name, code in zip(names, codes, strict=True):
+        np.save(out / "z" / f"{name}.npy", code)
+    np.save(out / "z.npy", codes)
     save_average(out, model, z)
     for step, kept in steps.items():  # of the first 64 pictures' first search
         save_sheet(out / "steps" / f"{step:07d}.png", {f"step {step}": model.decode(kept)})
@@ -65,13 +67,6 @@ def project(args):
     error = np.mean(errors)
     quality = f"MSE {error / 4:.5f} in [0, 1], {psnr(error):.2f} dB"
     print(f"{len(x)} faces, {args.n_iter} steps, {seconds:.3f} seconds a face, {quality}: {out}")
-
-
-def save_z(folder, names, z):
-    """A file for each picture's z."""
-    folder.mkdir(exist_ok=True)
-    for name, code in zip(names, z.cpu().numpy(), strict=True):
-        np.save(folder / f"{name}.npy", code)
 
 
 def save_average(folder, model, z):
@@ -110,11 +105,7 @@ def interpolate(args):
 def average(args):
     """The mean face of many pictures, of one person or kind: their mean z, decoded."""
     model = prepare(args)
-    if args.images:
-        z, names, _ = embed(args, model, args.images)
-    else:
-        images, names = load_pictures(args, model.device)
-        z = find_z(args, model, to_tensor(images, model.device))[0]
+    z, names, _ = embed(args, model, args.images)
     out = results_folder(args)
     picture = save_average(out, model, z)
     np.save(out / "z.npy", z.cpu().numpy())

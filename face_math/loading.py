@@ -57,10 +57,10 @@ def training_faces(records, rows):
     return to_tensor(records.images[rows]).flatten(1)
 
 
-def load_pictures(args, device, paths=None):
-    """Photos, or without any the first --count test faces: images (N, S, S, 3) uint8 and their names, which differ."""
-    if paths:
-        return load_photos(args, device, paths)[:2]
+def load_pictures(args, device):
+    """--images, else the first --count test faces: images (N, S, S, 3) uint8 and their names, which differ."""
+    if args.images:
+        return load_photos(args, device, args.images)[:2]
     need_data(args, "its test faces are taken where no --images are named")
     records = load_records(args, device)
     rows = records.rows("test")[: args.count]

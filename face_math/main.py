@@ -95,8 +95,7 @@ def numbers_of(text):
 def defaults(first):
     """What recipe, search and verb set, by the flags that were given."""
     which = first.search or ("best" if getattr(first, "shipped", "") else "document")
-    search = SEARCHES[which]
-    chosen = search | RECIPES[first.recipe]
+    chosen = SEARCHES[which] | RECIPES[first.recipe]
     if first.recipe == "best":  # the rate that D can stand falls with the channels that a weight sums over
         chosen["d_rate"] = min(1.0, 32 / first.width)
     if first.run == "train_filler":
@@ -106,14 +105,12 @@ def defaults(first):
         if (first.run, first.recipe) == ("train_encoder", "best") and first.lambda_rec != 0:
             chosen |= PAIR
     elif first.run != "train":
-        chosen |= search
+        chosen |= SEARCHES[which]  # whose learning_rate is that of the search
     if first.run == "complete":
         chosen |= COMPLETE[which]
         if (first.start or chosen["start"]) == "filler":
             chosen["n_iter"] = 0
-    chosen = dict(corrections=0, shift=0.0) | chosen
-    chosen["search"] = which
-    chosen["strengths"] = [-2.0, -1.0, 0.0, 1.0, 2.0]
+    chosen = dict(search=which, strengths=[-2.0, -1.0, 0.0, 1.0, 2.0], corrections=0, shift=0.0) | chosen
     if first.run == "compare":  # the steps are those of the document's search, which stands beside the best
         chosen |= dict(strengths=[1.5], n_iter=SEARCHES["document"]["n_iter"])
     return chosen
@@ -173,6 +170,8 @@ def parse_args(argv=None):
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: None if first.run in alone else "train")
     if args.start == "filler" and args.run != "complete":
         raise InputError("--start filler goes with --run complete: it is trained to fill holes")
+    if args.images and args.run in ("sample", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.run == "interpolate" and not args.images:
         raise InputError("--run interpolate needs --images: two pictures or z files, or more")
     if (args.minus or args.plus) and not (args.run == "arithmetic" and args.images):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from common.celeba import to_tensor
 from common.photos import InputError
-from face_math.loading import load_photos, plain_names
+from face_math.loading import load_photos, load_pictures, plain_names
 from face_math.model import draw_z
 from face_math.plumbing import in_chunks
 
@@ -141,7 +141,13 @@ def read_z(path, z_size):
 
 
 def embed(args, model, paths):
-    """z (N, z_size) of pictures and z files, in their order, and for each a name and its Place, of a z file None."""
+    """z (N, z_size) of pictures and z files, in their order, and for each a name and its Place, of a z file None.
+
+    Without paths those of the first --count test faces, which have no places.
+    """
+    if not paths:
+        images, names = load_pictures(args, model.device)
+        return find_z(args, model, to_tensor(images, model.device))[0], names, []
     codes, names, places = [], [], []
     photos = [path for path in paths if Path(path).suffix != ".npy"]
     if photos and len(photos) == len(paths):

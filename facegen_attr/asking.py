@@ -92,9 +92,3 @@ def own_faces(args, model, paths):
         print(f"{file} shows {', '.join(there) or 'none'}")
     places = [place._replace(matrix=rescale(place.matrix, (0, 0, side, side), (size, size))) for place in places]
     return F.interpolate(x, (size, size), mode="area"), c, places
-
-
-def check_photos(args, model):
-    """InputError: --images for a model that begins from noise."""
-    if args.images and model.flags.model != "dcgan5":
-        raise InputError(f"{model.flags.model} begins from noise: --images is for --model dcgan5")

@@ -49,7 +49,6 @@ def draw_bars(path, title, shares):
         pen.text((4, y), name, "black")
         pen.rectangle((left, y, left + length * share, y + line - 4), COLOURS[0])
         pen.text((left + length * share + 5, y), f"{share:.1%}", "black")
-    path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
 
 

@@ -7,7 +7,6 @@ from common.mtcnn import put_back
 from common.photos import save_pictures, write_table
 from facegen_attr.asking import (
     as_request,
-    check_photos,
     draw_requests,
     own_faces,
     seen_together,
@@ -71,7 +70,6 @@ def write_photos(folder, places, before, after):
 def generate(args):
     """Write a sheet, single files and manifest.tsv, which benchmarks/quality.py reads."""
     model = load_model(args)
-    check_photos(args, model)
     edits = model.flags.model == "dcgan5"
     if edits:
         start, c, asked, texts, places = changes(args, model)

@@ -32,6 +32,8 @@ from facegen_attr.model import (
 )
 from facegen_attr.plumbing import fill, find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
 
+BEFORE = dict(width=32)  # of models that were made before --width was there
+
 
 def run_name(args):
     """What names this run's checkpoint, model and samples."""
@@ -80,11 +82,6 @@ def is_editor(flags):
     return flags.model in REFINERS and flags.network == "conditional"
 
 
-def width_of(flags):
-    """Channels of the conditional networks at half of 64 pixels; a model from before --width has its default."""
-    return getattr(flags, "width", 32)
-
-
 def make_generator(flags):
     """The generator that the flags describe."""
     count, size = len(flags.attributes), flags.image_size
@@ -93,9 +90,9 @@ def make_generator(flags):
     elif flags.network == "document":
         generator = Generator(flags.model, count, size)
     elif is_editor(flags):
-        generator = Editor(count, width_of(flags))
+        generator = Editor(count, flags.width)
     else:
-        generator = ConditionalGenerator(count, size, width_of(flags))
+        generator = ConditionalGenerator(count, size, flags.width)
     return initialise(generator, "document" if flags.network == "document" else "he")
 
 
@@ -107,7 +104,7 @@ def make_discriminator(flags):
     elif flags.network == "document":
         discriminator = Discriminator(flags.model, count, size)
     else:
-        discriminator = ConditionalDiscriminator(count, size, width_of(flags))
+        discriminator = ConditionalDiscriminator(count, size, flags.width)
     return initialise(discriminator, "document" if flags.network == "document" else "he")
 
 
@@ -197,7 +194,7 @@ class Model(NamedTuple):
 def read_model(path, device="cpu", autocast=nullcontext, content=None):
     """The generator of a model file or checkpoint; content: what is in it, where it was read already."""
     content = content or read_checkpoint(path)
-    flags, state = argparse.Namespace(**content["args"]), content["state"]
+    flags, state = argparse.Namespace(**BEFORE | content["args"]), content["state"]
     try:
         generator = make_generator(flags)
         generator.load_state_dict(content[shown_part(content, "generator", "ema")])
@@ -209,11 +206,30 @@ def read_model(path, device="cpu", autocast=nullcontext, content=None):
     return Model(generator, flags, device, autocast, *map(state.get, ("known", "requests", "means")))
 
 
-def load_model(args):
-    """The best model of the run that the flags name, else its last checkpoint; with the predictor that it needs."""
-    device, autocast, *_ = setup(args)
+def find_own(args):
+    """The best model of the run that the flags name, else its last checkpoint: path and content.
+
+    InputError: there is none, or it has another shape than the flags ask for.
+    """
     path, content = find_model(args, run_name(args))
+    saved = BEFORE | content["args"]
+    for name in args.asked:
+        if getattr(args, name) != saved.get(name):
+            theirs, mine = (",".join(x) if isinstance(x, list) else x for x in (saved.get(name), getattr(args, name)))
+            raise InputError(f"{path} has {name} {theirs}, not {mine}: give --{name} {theirs}, or another model")
+    return path, content
+
+
+def load_model(args):
+    """The model of the run that the flags name, with the predictor that it needs.
+
+    InputError: as find_own, load_predictor; --images for a model that begins from noise.
+    """
+    device, autocast, *_ = setup(args)
+    path, content = find_own(args)
     model = read_model(path, device, autocast, content)
+    if args.images and model.flags.model != "dcgan5":
+        raise InputError(f"{model.flags.model} begins from noise: --images is for --model dcgan5")
     if model.means is None:
         return model
     return model._replace(predictor=load_predictor(args, device, "so that the editor sees what it has changed"))

@@ -94,7 +94,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
     add("--network", choices=("document", "conditional"), help="conditional obeys (dcgan2, dcgan5 only)")
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
-    add("--width", type=plumbing.up_to(512, least=2), default=32, help="conditional: channels at half the size (32)")
+    add("--width", type=plumbing.up_to(512, least=2), help="conditional: channels at half the size (32)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
 
     half = plumbing.number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)
@@ -133,14 +133,15 @@ def parse_args(argv=None):
         possible = "16 to 512" if args.model == "fcgan" else "16, 32, 64 and 128"
         raise InputError(f"--image_size {args.image_size}: {args.model} makes {possible}")
     if args.network == "conditional" and args.model not in ("dcgan2", "dcgan5"):
-        there = "dcgan2, which begins from noise, and for dcgan5, which refines a picture"
-        raise InputError(f"--network conditional (--recipe best) is for {there}; {args.model} is the document's alone")
+        raise InputError(f"{args.model} is the document's alone; --network conditional (--recipe best): dcgan2, dcgan5")
     if args.width != 32 and args.network != "conditional":
         raise InputError("--width is of --network conditional (--recipe best); the document's networks have their own")
     if args.lambda_attributes and args.network != "conditional":
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
     if (args.web or args.first_model) and args.run != "refine":
         raise InputError("--web and --first_model are for --run refine")
+    if args.images and args.run in ("analyse", "tune", "ship"):
+        raise InputError(f"--run {args.run} takes no --images")
     if args.shows and not (args.images or args.web):
         raise InputError("--shows says what --images show")
     for condition in (args.request, args.shows):
@@ -154,12 +155,12 @@ def presets(first):
     plain = first.recipe == "document" and first.model == "dcgan2"
     names = ("image_size", "attributes", "epoch", "optimizer", "learning_rate", "train_size")
     values = PRESETS["64" if plain and first.image_size == 64 else first.model]
-    defaults = dict(zip(names, values, strict=True)) | RECIPES[first.recipe]
+    defaults = dict(zip(names, values, strict=True), model=first.model, width=32) | RECIPES[first.recipe]
     if plain and first.image_size != 64:
         count = len(attribute_list(first.attributes or defaults["attributes"]))
         defaults["epoch"] = DCGAN2_EPOCHS.get(count, defaults["epoch"])
-    defaults["model"] = first.model
-    return defaults | (PREDICTOR if first.run == "train_predictor" else {})
+    asked = [name for name in ("attributes", "network", "width") if getattr(first, name)]  # of a model
+    return defaults | dict(asked=asked) | (PREDICTOR if first.run == "train_predictor" else {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -313,8 +314,7 @@ def train(args):
     state = dict(history=torch.zeros(0, 6), known=known, augmented=0.0)
     parts, facts = players._asdict(), dict(data=records.describe())
     journal = Journal(args, run_name(args), parts, len(train_rows), about, facts, device, rank, **state)
-    state = journal.state
-    share = journal.number("augmented")
+    state, share = journal.state, journal.number("augmented")
     unseen = (x_validation.to(device), c_validation.to(device)) if args.diff_augment else None
     stream = batches(records, shown_rows, args.batch_size, device, args.seed, journal.step, rank, world, args.flip)
     attributes, pool = attributes.to(device), attributes[shown_rows].to(device)

@@ -1,6 +1,7 @@
 """--run refine: a face, what is asked of it, every step on the way; the talk in a terminal (the page is web.py)."""
 
 import itertools
+import math
 import os
 import sys
 from functools import partial
@@ -12,11 +13,11 @@ from PIL import Image
 from common.celeba import attribute_indices, to_uint8
 from common.mtcnn import kind_of, paste
 from common.photos import InputError, Writer, numbered_frames
-from facegen_attr.asking import check_photos, draw_requests, own_faces, test_faces, wanted
+from facegen_attr.asking import draw_requests, own_faces, test_faces, wanted
 from facegen_attr.attributes import contradictions
 from facegen_attr.loading import is_editor, load_model, noise, picture_size, read_model, run_name
 from facegen_attr.model import REFINERS
-from facegen_attr.plumbing import add_to_index, next_folder, place
+from facegen_attr.plumbing import output_folder, place
 
 HELP = """+Smiling -Eyeglasses   ask for attributes, or for their absence, as many as you like
 Smiling=0.5            ask for a degree, from -2 (very much not) over -1 (not) and 1 (yes) to 2 (very much)
@@ -141,8 +142,8 @@ def number(text):
     try:
         value = float(text)
     except ValueError:
-        raise InputError(f"{text!r}: expected a number such as 0.5") from None
-    if value != value:
+        value = math.nan
+    if math.isnan(value):
         raise InputError(f"{text!r}: expected a number such as 0.5")
     return value
 
@@ -245,10 +246,7 @@ def open_session(args, model, first, seed, photo=None):
         fed = before[None] if flags.model in REFINERS and not is_editor(flags) else start
         return model.answer(fed, c, asked[None])[0]
 
-    samples = place(args, "samples", run_name(args))
-    folder = next_folder(args, samples)
-    if not args.out_dir:
-        add_to_index(args, samples, folder.name)
+    folder = output_folder(args, place(args, "samples", run_name(args)))
     asked = {names[k]: value * 2 - 1 for k, value in zip(columns, values.tolist(), strict=True)}
     session = Session(names, picture[0], c[0], render, folder, spot, notes, asked if noisy else None)
     if asked and not noisy:  # a face that was there first, and is now to be as asked
@@ -259,7 +257,6 @@ def open_session(args, model, first, seed, photo=None):
 def refine(args):
     """Refine a face request by request: from noise, from a photo of one's own, or from a test face."""
     model = load_model(args)
-    check_photos(args, model)
     first = first_guess(args, model)
     if model.flags.model == "dcgan5" and not (args.images or first or args.dataset_dir):
         raise InputError("dcgan5 refines a picture: give --images, --first_model, or --dataset_dir for a test face")

@@ -1,10 +1,9 @@
 """--run ship: a trained model as a small file, which can come with the program or be given away."""
 
-from facegen_attr.loading import predictor_file, read_model, run_name
+from facegen_attr.loading import find_own, predictor_file, read_model, run_name
 from facegen_attr.model import Predictor
 from facegen_attr.plumbing import (
     fill,
-    find_model,
     output_folder,
     place,
     read_checkpoint,
@@ -20,7 +19,7 @@ def ship(args):
     With the attributes of some training faces, so that a request of a few goes with what faces have together, and what
     --run tune has learned.
     """
-    path, content = find_model(args, run_name(args))
+    path, content = find_own(args)
     about, model = trained_on(args, content), read_model(path, content=content)
     part = shown_part(content, "generator", "ema")
     out = output_folder(args, place(args, "samples", run_name(args)))

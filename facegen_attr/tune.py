@@ -15,6 +15,7 @@ from facegen_attr import plumbing
 from facegen_attr.attributes import exclusions, flipped
 from facegen_attr.loading import (
     attributes_of,
+    find_own,
     is_editor,
     load_predictor,
     load_records,
@@ -24,7 +25,7 @@ from facegen_attr.loading import (
     split,
 )
 from facegen_attr.model import scaled, tuned
-from facegen_attr.plumbing import find_model, place, setup, write_content
+from facegen_attr.plumbing import place, setup, write_content
 
 FACES, STEPS, BATCH, RATE = 3000, 350, 48, 0.1
 OTHERS, BESIDE = 2.0, 1.5  # weights of what else changes, and of what is asked for beside; chosen on validation faces
@@ -90,7 +91,7 @@ def measure(model, read, x, c):
 def tune(args):
     """Learn how the editor of the run that the flags name has to be asked, and write it into its model file."""
     device, autocast, rank, _ = setup(args)
-    path, content = find_model(args, run_name(args))
+    path, content = find_own(args)
     model = read_model(path, device, autocast, content)
     if not is_editor(model.flags):
         raise InputError(f"--run tune is for an editor, --model dcgan5 --recipe best; {path} is none")

@@ -98,7 +98,6 @@ def parse_args(argv=None):
     if args.train is not None and args.train != chosen.startswith("train"):
         raise InputError(f"--train={args.train} and --run {args.run} disagree: give one of the two")
     args.run, args.train = chosen, chosen.startswith("train")
-    args.x_width, args.y_width = args.x_width or args.x_height, args.y_width or args.y_height
     if (args.x_height, args.x_width) != (X_SIZE, X_SIZE):
         raise InputError(f"the encoder reads {X_SIZE} x {X_SIZE}, not {args.x_width} x {args.x_height}: leave x_height")
     try:
@@ -108,6 +107,8 @@ def parse_args(argv=None):
     least = 2 * int(os.environ.get("WORLD_SIZE", 1))
     if args.train and args.batch_norm and args.batch_size < least:
         raise InputError(f"--batch_size {args.batch_size}: batch norm needs {least} at least, or --batch_norm=False")
+    if args.images and args.run == "ship":
+        raise InputError(f"--run {args.run} takes no --images")
     if args.start_from and args.run != "train_swap":
         raise InputError("--start_from goes with --run train_swap")
     if args.run == "train_swap" and args.pca_path:
@@ -118,7 +119,7 @@ def parse_args(argv=None):
 def defaults(first):
     """What recipe and verb set, by the flags that were given."""
     # The path would carry the first person's looks past the second's decoder.
-    chosen = RECIPES[first.recipe] | dict(y_width=first.y_height)
+    chosen = RECIPES[first.recipe] | dict(x_width=first.x_height, y_width=first.y_height)
     return chosen | (dict(pca_path=False) if first.run == "train_swap" else {})
 
 

@@ -862,6 +862,7 @@ def test_without_a_predictor(faces, home, capsys):
     (["--categorical=ten"], "10 or 10,10"),
     (["--model=began", "--continuous=2"], "no code"),
     (["--continuous=0"], "needs a code"),
+    (["--run=sample", "--images=a.jpg"], "--run sample takes no --images"),
     (["--deform"], "digits"),
     (["--data=digits", "--images", "x.png"], "photos of faces"),
     (["--data=digits", "--run=evaluate"], "for faces"),
@@ -897,6 +898,8 @@ def test_what_does_not_fit_is_one_line(trained, faces, tmp_path, capsys, monkeyp
     assert "give --image_size 32" in capsys.readouterr().err
     assert call(*flags, "--run=recover", "--model_path", model, "--data=digits") == 2
     assert "give --data celeba" in capsys.readouterr().err
+    assert call(*flags, "--run=sample", "--noise_size=7", "--hidden=8") == 2
+    assert "has noise_size 6, not 7: give --noise_size 6" in capsys.readouterr().err
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert call(*flags, "--run=recover", "--recovery_loss=vgg16") == 2
     assert "--download" in capsys.readouterr().err

@@ -806,6 +806,8 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
         ("--batch_size 0", "more than 0"),
         ("--dataset_dir nowhere", "nowhere"),
         ("--run test", "train first"),
+        ("--run test --infile a.jpg", "for --run inference"),
+        ("--images a.jpg", "for --run inference"),
         ("--epoch=0 --steps=0", "how long"),
         ("--target Smiling=1,Male=1,Bald=1,Wearing_Hat=1", "too few"),
     ],

@@ -157,7 +157,9 @@ def test_a_cube_repeats_each_attribute_ten_times():
 
 def networks(model, network, attributes=3):
     names = EIGHT[:attributes]
-    args = argparse.Namespace(model=model, network=network, attributes=names, image_size=32, diff_augment=False)
+    args = argparse.Namespace(
+        model=model, network=network, attributes=names, image_size=32, width=32, diff_augment=False
+    )
     return args, make_generator(args), make_discriminator(args)
 
 
@@ -900,7 +902,7 @@ def test_a_change_is_asked_for_with_what_goes_beside_it():
 
 
 def test_an_editor_treats_a_face_and_its_mirror_image_alike():
-    flags = argparse.Namespace(model="dcgan5", network="conditional", attributes=EIGHT, image_size=32)
+    flags = argparse.Namespace(model="dcgan5", network="conditional", attributes=EIGHT, image_size=32, width=32)
     torch.manual_seed(0)
     model = Model(make_generator(flags).eval(), flags, torch.device("cpu"), contextlib.nullcontext)
     x, c = torch.rand(5, 3, 32, 32) * 2 - 1, torch.randint(2, (5, 8)).float()
@@ -1026,6 +1028,7 @@ MISTAKES = [
     (["--run=refine", "--port=99999"], "65535"),
     (["--web=maybe"], "expected True or False"),
     (["--colour=red"], "--colour"),
+    (["--run=analyse", "--images=a.jpg"], "--run analyse takes no --images"),
     (["--dataset_name=a/b"], "plain name"),
 ]
 
@@ -1046,6 +1049,8 @@ def test_mistakes_with_models(trained, faces, tmp_path, capsys):
     flags = ["--dataset_name", "faces", *SMALL, *places(folder)]
     assert call(*flags, "--run=generate", "--model=dcgan2", "--images", photo) == 2
     assert "begins from noise" in capsys.readouterr().err
+    assert call(*flags, "--run=generate", "--model=dcgan2", "--attributes=Male") == 2
+    assert "has attributes Male,Smiling, not Male: give --attributes Male,Smiling" in capsys.readouterr().err
     assert call(*flags, "--run=refine", "--model=dcgan5") == 2
     assert "--first_model" in capsys.readouterr().err
     first = folder / "models/faces_dcgan4_16.pt"

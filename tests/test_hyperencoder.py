@@ -638,6 +638,7 @@ def test_swap_between_folders(faces, tmp_path):
     (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
     (["--train_size=none"], "none"),
     (["--colour=red"], "--colour"),
+    (["--run=ship", "--images=a.jpg"], "--run ship takes no --images"),
     (["--train=False"], "train first"),
     (["--run=swap"], "--images"),
     (["--run=train_swap"], "--people"),
