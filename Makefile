@@ -39,7 +39,6 @@ demo: .venv/stamp  ## draw faces, train hyperencoder on them, show where the pic
 	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=True --epoch 1 --batch_size 8 --batch_norm --init he --pca_path \
 		--learning_rate 0.001 --schedule cosine --show_ema
 	$(PY) hyperencoder/main.py $(DEMO_FLAGS) --train=False
-	@echo "Reconstructed faces: $(DEMO)/samples/faces/test.png"
 
 test: .venv/stamp  ## run all tests
 	@$(PY) -c 'import sklearn' 2>/dev/null || \

@@ -681,6 +681,8 @@ def find_model(args, name):
     if candidates[0] == Path(args.model_path):  # that one and no other
         candidates = candidates[:1]
     path = next((path for path in candidates if path.exists()), None)
+    if path is None and len(candidates) == 1:
+        raise InputError(f"--model_path {candidates[0]}: no such file")
     if path is None:
         raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; {args.train_first}")
     return path, read_checkpoint(path)
