@@ -19,10 +19,21 @@ from common.photos import InputError, name_outputs
 from dapgan import plumbing
 from dapgan.gan import augmentation
 from dapgan.model import AutoEncoder, Decoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
-from dapgan.plumbing import fill, find_model, in_chunks, need_data, place, read_checkpoint, setup, shown_part
+from dapgan.plumbing import (
+    check_shape,
+    fill,
+    find_model,
+    in_chunks,
+    need_data,
+    place,
+    read_checkpoint,
+    setup,
+    shown_part,
+)
 
 FLOOR = 0.00005  # the learning rate is not halved below this
 MOST_VALIDATION = 500  # pictures
+SHAPE = ("data", "model", "image_size", "noise_size", "categorical", "continuous", "hidden")
 
 
 def run_name(args):
@@ -175,12 +186,12 @@ def load_gan(args, device, autocast):
     path, content = find_model(args, run_name(args))
     if "generator" not in content:
         raise InputError(f"{path} is no GAN of this project: a predictor is found beside its GAN")
+    check_shape(args, path, content, *SHAPE)
     flags = argparse.Namespace(**content["args"])
-    for name in ("data", "model", "image_size", *args.asked):
-        value, theirs = getattr(args, name), getattr(flags, name, None)
-        if value != theirs:
-            raise InputError(f"{path} has {name} {theirs}, not {value}: give --{name} {theirs}, or another model")
-    gan = make_gan(flags, device, autocast)
+    try:
+        gan = make_gan(flags, device, autocast)
+    except AttributeError:  # flags that this project's models have
+        raise InputError(f"{path} is no model of this project") from None
     gan.faces = content["state"].get("faces")
     for name in ("generator", "discriminator"):
         freeze(getattr(gan, name), content, name, path, device)

@@ -118,7 +118,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, default="info_began", help="which GAN (default: info_began)")
     add("--data", choices=("celeba", "mnist", "digits"), default="celeba", help="faces or digits")
     add("--image_size", type=int, choices=SIZES, help="side of the pictures (default: 64; digits: 32)")
-    add("--noise_size", type=up_to(1024), help="numbers of noise in the latent (default: 64)")
+    add("--noise_size", type=up_to(1024), default=64, help="numbers of noise in the latent (default: 64)")
     add("--categorical", type=classes, help="classes of its one-hot components: 10 or 10,10; none (infogan: 10)")
     add("--continuous", type=up_to(1024, least=0), help="its continuous code numbers (default: 2; began: 0)")
     add("--hidden", type=up_to(1024), help="channels of the largest maps (128, infogan 64; best: 32, 64)")
@@ -168,9 +168,7 @@ def defaults(first):
             chosen |= DIGITS | (DIGIT_READER if first.model == "infogan" else {})
     if first.run == "train_predictor":
         chosen |= PREDICTORS[first.recipe] | dict(deform=False, lambda_digit=0.0)
-    shape = ("noise_size", "categorical", "continuous", "hidden")  # where it is asked for, a model has to have it
-    asked = [name for name in shape if getattr(first, name) is not None]
-    return dict(noise_size=64, corrections=0, shift=0.0, asked=asked) | chosen
+    return dict(corrections=0, shift=0.0) | chosen
 
 
 def check(args):

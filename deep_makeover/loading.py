@@ -24,7 +24,7 @@ from common.celeba import (
 from common.photos import InputError
 from deep_makeover import plumbing
 from deep_makeover.model import make_networks
-from deep_makeover.plumbing import fill, find_model, in_chunks, setup, shown_part
+from deep_makeover.plumbing import check_shape, fill, find_model, in_chunks, setup, shown_part
 
 # Both sides of a mode without Blurry and Eyeglasses, the target attractive; a woman's face made over has no beard.
 MODES = dict(mtf=("Male=1", "Male=0"), ftm=("Male=0", "Male=1"), mtm=("Male=1", "Male=1"), ftf=("Male=0", "Male=0"))
@@ -135,6 +135,7 @@ def load_model(args):
     """
     device, autocast, *_ = setup(args)
     path, content = find_model(args, run_name(args))
+    check_shape(args, path, content, "network", "width", "poolings")
     saved = argparse.Namespace(**content["args"])
     try:
         generator, discriminator = networks_of(saved)

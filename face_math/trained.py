@@ -11,7 +11,7 @@ import torch
 from common.photos import InputError
 from face_math.loading import beside, encode, generate, make_discriminator, make_encoder, make_generator, make_vae
 from face_math.model import Discriminator, Generator, Guess
-from face_math.plumbing import fill, find_model, place, setup, shown_part
+from face_math.plumbing import check_shape, fill, find_model, place, setup, shown_part
 
 
 @dataclass
@@ -56,10 +56,7 @@ def find_part(args, part=""):
     saved = content.get("args", {})
     if not {"image_size", "z_size", "width", "kernel", "d_batch_norm", "show_ema", "recipe"} <= set(saved):
         raise InputError(f"{path} is no model of this project")
-    for size in ("image_size", "z_size"):
-        if saved[size] != getattr(args, size):
-            known = f"{path} has {size} {saved[size]}, not {getattr(args, size)}"
-            raise InputError(f"{known}: give --{size} {saved[size]}, or another model")
+    check_shape(args, path, content, "image_size", "z_size", "width", "kernel", "d_batch_norm")
     return path, content, argparse.Namespace(**saved)
 
 

@@ -30,7 +30,16 @@ from facegen_attr.model import (
     start_shape,
     tuned,
 )
-from facegen_attr.plumbing import fill, find_model, in_chunks, make_adam, read_checkpoint, setup, shown_part
+from facegen_attr.plumbing import (
+    check_shape,
+    fill,
+    find_model,
+    in_chunks,
+    make_adam,
+    read_checkpoint,
+    setup,
+    shown_part,
+)
 
 BEFORE = dict(width=32)  # of models that were made before --width was there
 
@@ -212,11 +221,7 @@ def find_own(args):
     InputError: there is none, or it has another shape than the flags ask for.
     """
     path, content = find_model(args, run_name(args))
-    saved = BEFORE | content["args"]
-    for name in args.asked:
-        if getattr(args, name) != saved.get(name):
-            theirs, mine = (",".join(x) if isinstance(x, list) else x for x in (saved.get(name), getattr(args, name)))
-            raise InputError(f"{path} has {name} {theirs}, not {mine}: give --{name} {theirs}, or another model")
+    check_shape(args, path, content, "model", "image_size", "attributes", "network", "width")
     return path, content
 
 

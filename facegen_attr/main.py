@@ -94,7 +94,7 @@ def parse_args(argv=None):
     add("--model", choices=MODELS, help="one of the document's six (default: dcgan2; with --images: dcgan5)")
     add("--network", choices=("document", "conditional"), help="conditional obeys (dcgan2, dcgan5 only)")
     add("--image_size", type=int, help="height of the pictures: 16 to 128 (fcgan: of the whole, 218)")
-    add("--width", type=plumbing.up_to(512, least=2), help="conditional: channels at half the size (32)")
+    add("--width", type=plumbing.up_to(512, least=2), default=32, help="conditional: channels at half the size (32)")
     add("--attributes", help="1, 2, 5, 8, 23 or a list such as Male,Smiling (default: the model's)")
 
     half = plumbing.number(float, "a share from 0 to 0.5", lambda x: 0 <= x <= 0.5)
@@ -155,12 +155,11 @@ def presets(first):
     plain = first.recipe == "document" and first.model == "dcgan2"
     names = ("image_size", "attributes", "epoch", "optimizer", "learning_rate", "train_size")
     values = PRESETS["64" if plain and first.image_size == 64 else first.model]
-    defaults = dict(zip(names, values, strict=True), model=first.model, width=32) | RECIPES[first.recipe]
+    defaults = dict(zip(names, values, strict=True), model=first.model) | RECIPES[first.recipe]
     if plain and first.image_size != 64:
         count = len(attribute_list(first.attributes or defaults["attributes"]))
         defaults["epoch"] = DCGAN2_EPOCHS.get(count, defaults["epoch"])
-    asked = [name for name in ("attributes", "network", "width") if getattr(first, name)]  # of a model
-    return defaults | dict(asked=asked) | (PREDICTOR if first.run == "train_predictor" else {})
+    return defaults | (PREDICTOR if first.run == "train_predictor" else {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

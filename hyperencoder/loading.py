@@ -11,7 +11,18 @@ from common.mtcnn import MTCNN
 from common.photos import InputError
 from hyperencoder import plumbing
 from hyperencoder.model import AutoEncoder, fit_pca, initialise
-from hyperencoder.plumbing import fill, find_model, in_chunks, need_data, read_checkpoint, setup, shown_part
+from hyperencoder.plumbing import (
+    check_shape,
+    fill,
+    find_model,
+    in_chunks,
+    need_data,
+    read_checkpoint,
+    setup,
+    shown_part,
+)
+
+SHAPE = ("embed_size", "embed_activation", "y_height", "y_width", "width_multiplier", "batch_norm", "pca_path")
 
 
 def run_name(args):
@@ -84,6 +95,7 @@ def load_model(args):
     """The best model so far, else the last checkpoint: model, device, autocast and what was saved beside it."""
     device, autocast, *_ = setup(args)
     path, content = find_model(args, run_name(args))
+    check_shape(args, path, content, *SHAPE)
     flags, state = content["args"], content["state"]
     try:
         part = shown_part(content, "model", "ema")

@@ -171,8 +171,9 @@ def read_flags(parser, argv, defaults, named, uses):
     the data set -> the flags that say it, as {"recipe": ["recipe"]}. Where they are not given, the only model there is
     says it (`find_run`).
     A verb that finds none uses the one that comes with the program (`find_shipped`), and args.shipped says so, unless
-    the person has said which, or where theirs lie. args.shaping: the flags that shape a run, those of the groups Model
-    and Training but for how long it goes on. A run can be resumed with others changed, not with these.
+    the person has said which, or where theirs lie. args.given: the flags on the command line. args.shaping: those that
+    shape a run, of the groups Model and Training but for how long it goes on. A run can be resumed with others changed,
+    not with these.
     """
     argv = sys.argv[1:] if argv is None else list(map(str, argv))
     first = parser.parse_known_args(argv)[0]
@@ -201,7 +202,7 @@ def read_flags(parser, argv, defaults, named, uses):
         parser.set_defaults(**defaults(first) | found)
         args = parser.parse_args(argv)
         args.model_path = found.get("model_path", args.model_path)
-    args.others, args.shipped = others, first.shipped
+    args.others, args.shipped, args.given = others, first.shipped, given
     told = [f"python {PROJECT.name}/main.py --dataset_dir DIR"]
     told += [f"--run {uses(first)}"] * (uses(first) not in (None, "train"))
     told += as_flags([name for name in named if given & set(named[name])], named, vars(args))
@@ -686,6 +687,15 @@ def find_model(args, name):
     if path is None:
         raise InputError(f"no model: no {' nor '.join(map(str, candidates))} is there{args.others}; {args.train_first}")
     return path, read_checkpoint(path)
+
+
+def check_shape(args, path, content, *names):
+    """InputError: a flag of these was given, and a model, with this content of its file, has another value of it."""
+    for name in names:
+        values = content["args"].get(name), getattr(args, name)
+        theirs, mine = (",".join(x) if isinstance(x, list) else x for x in values)
+        if name in args.given and name in content["args"] and theirs != mine:
+            raise InputError(f"{path} has {name} {theirs}, not {mine}: give --{name} {theirs}, or another model")
 
 
 def fill(network, content, name, path):
