@@ -2,14 +2,10 @@
 
 import argparse
 import contextlib
-import csv
 import importlib.util
 import math
-import os
 import shutil
 import struct
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +13,7 @@ import numpy as np
 import pytest
 import pytorch_msssim
 import torch
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same, table
 from PIL import Image
 from processes import finish, start
 from test_steps import Refuse
@@ -41,27 +37,7 @@ SMALL = ("--image_size", 32, "--hidden", 8, "--noise_size", 6, "--batch_size", 8
          "fp32", "--workers", 0)  # fmt: skip
 VERB = ("--image_size", 32, "--device", "cpu", "--workers", 0, "--n_iter", 6, "--count", 5)
 NAME = "faces_info_began_32_best"
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+call = caller(script)
 
 
 def read(path):
@@ -70,29 +46,14 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(faces, run, tmp_path_factory):
     """A small info_began and its predictor, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5", "--recipe=best"]
-    command = [sys.executable, ROOT / "dapgan/main.py", *flags, "--epoch=4"]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    process = run("dapgan/main.py", *flags, "--epoch=4")
     assert process.returncode == 0, process.stderr
     assert call(*flags, "--run=train_predictor", "--epoch=3") == 0
     return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of all that was trained, to write into."""
-    shutil.copytree(trained[0], tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 @pytest.fixture(scope="module")
@@ -400,10 +361,8 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = trained[0] / "samples"
-    gan, predictor = (EventAccumulator(str(folder / name / "logs")).Reload() for name in (NAME, f"{NAME}_predictor"))
+    gan, predictor = (logged(folder / name / "logs") for name in (NAME, f"{NAME}_predictor"))
     assert set(gan.Tags()["scalars"]) == {
         "loss/d", "loss/g", "loss/code", "loss/noise", "loss/rec", "loss/real", "loss/fake", "began/k",
         "began/convergence", "learning_rate", "diversity", "face_distance", "validation/rec"}  # fmt: skip
@@ -473,14 +432,6 @@ def test_what_the_discriminator_does_with_generated_pictures_is_turned_round(wei
     after = [state["exp_avg"] for state in torch.load(path, weights_only=True)["d_optimizer"]["state"].values()]
     for gradient, moment, old in zip(gradients, after, before, strict=True):
         assert torch.allclose(moment - 0.5 * old, 0.5 * gradient, atol=1e-6, rtol=1e-2)
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(("verb", "model", "recipe"), [
@@ -885,8 +836,7 @@ def test_without_a_predictor(faces, home, capsys):
 def test_mistakes_end_in_one_line(flags, says, faces, tmp_path, capsys):
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(tmp_path), *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert not [path for path in tmp_path.rglob("*") if "records" not in str(path)], "nothing is written"
 
 

@@ -1,14 +1,9 @@
 """deep_makeover/: the networks by numbers, and every verb through the command line on drawn faces."""
 
 import argparse
-import csv
 import json
 import math
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -18,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same, table
 from PIL import Image
 from processes import finish, start
 
@@ -51,41 +46,17 @@ SIDES = ("--source", "Smiling=0", "--target", "Smiling=1")
 SIZES = "--min_faces 8 --batch_size 8 --device cpu --precision fp32 --workers 0".split()
 SMALL = (*SIDES, *SIZES)
 NAME = "faces_Smiling0-to-Smiling1_80x100_best"
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+call = caller(script)
 
 
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(faces, run, tmp_path_factory):
     """A compact model after a few steps through the command line in its own process: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = "--run train --recipe=best --steps=16 --sample_every=8 --log_every=4 --lambda_r1=1 --learning_rate=0.005"
-    command = [sys.executable, ROOT / "deep_makeover/main.py", f"--dataset_dir={faces}", *flags.split()]
-    command += [*SMALL, *places(folder)]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    process = run("deep_makeover/main.py", f"--dataset_dir={faces}", *flags.split(), *SMALL, *places(folder))
     assert process.returncode == 0, process.stderr
     return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +261,7 @@ def test_training_leaves_what_it_says(trained, faces):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    charts = EventAccumulator(str(trained[0] / f"samples/{NAME}/logs")).Reload()
+    charts = logged(trained[0] / f"samples/{NAME}/logs")
     named = "loss/d loss/g loss/pixel loss/class loss/keep diversity learning_rate annealing/temperature"
     named += " annealing/pixel_share validation/distance validation/before validation/kept"
     named += " validation/read validation/read_before"
@@ -335,14 +304,6 @@ def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
     assert len(seen) == 2
     for (records, rows), smiling in zip(seen, (0, 1), strict=True):
         assert (records.partition[rows] == 0).all() and records.where(f"Smiling={smiling},Blurry=0")[rows].all()
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(
@@ -513,8 +474,7 @@ def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
     process = run("deep_makeover/main.py", "--run", "test", "--dataset_dir", faces, *SMALL, *places(folder))
     assert process.returncode == 0, process.stderr
     out = folder / f"samples/{NAME}/test_001"
-    with open(out / "manifest.tsv") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = table(out / "manifest.tsv")
     count = int((CelebA(faces).where("Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
     assert len(rows) == count and all(row["request"] == "Smiling=1" for row in rows)
     metrics = json.loads((out / "metrics.json").read_text())
@@ -778,8 +738,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
     (tmp_path / "full/mine.txt").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert infer(changer, *flags.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and says in line
+    assert says in mistake(capsys)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
 
@@ -812,8 +771,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
 def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     start = ["--dataset_dir", faces, "--recipe=best", "--steps=1"]
     assert call(*start, *SMALL, *places(home), *flags.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and says in line
+    assert says in mistake(capsys)
     assert not (home / "checkpoint").exists() and not (home / "models").exists()
 
 

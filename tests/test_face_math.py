@@ -1,7 +1,6 @@
 """face_math/: networks, losses and search by numbers, and every verb through the command line on drawn faces."""
 
 import copy
-import csv
 import math
 import os
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from calls import caller, logged, mistake, places, same, table
 from conftest import ROOT
 from PIL import Image
 from processes import finish, start
@@ -38,55 +38,20 @@ from face_math.trained import Model, prepare, version_of
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
 VERB = (*SMALL[:2], *SMALL[4:6], "--device", "cpu", "--workers", 0, "--n_iter", 12, "--count", 5)
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+call = caller(script)
 
 
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(faces, run, tmp_path_factory):
     """A small GAN, encoder, filler and VAE, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
-    command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4"]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    process = run("face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4")
     assert process.returncode == 0, process.stderr
     assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
     assert call(*flags, "--run=train_filler", "--epoch=2") == 0
     assert call(*flags, "--run=train_vae", "--recipe=best", "--epoch=3") == 0
     return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of all that was trained, to write into."""
-    shutil.copytree(trained[0], tmp_path / "copy")
-    return tmp_path / "copy"
 
 
 # The networks
@@ -401,10 +366,8 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = trained[0] / "samples"
-    tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
+    tags = {name: logged(folder / name / "logs") for name in
             ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae")}  # fmt: skip
     assert set(tags["faces_32_best"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
                                                 "augmented/share", "face_distance", "validation/rec"}  # fmt: skip
@@ -419,14 +382,6 @@ def test_tensorboard_charts(trained):
     best = read_checkpoint(trained[0] / "models/faces_32_best.pt")["state"]
     curve = tags["faces_32_best"].Scalars("face_distance")
     assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
@@ -1057,8 +1012,7 @@ def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
 def test_mistakes_end_in_one_line(flags, says, faces, tmp_path, capsys):
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(tmp_path), "--batch_size=4", *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert not [path for path in tmp_path.rglob("*") if "records" not in str(path)], "nothing is written"
 
 

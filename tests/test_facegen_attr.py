@@ -2,20 +2,18 @@
 
 import argparse
 import contextlib
-import csv
 import functools
 import io
 import math
 import os
 import shutil
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same, table
 from PIL import Image
 from processes import finish, start, wait_for
 
@@ -64,53 +62,25 @@ from facegen_attr.validation import OBEYED, obeyed
 
 SMALL = ("--image_size", 16, "--batch_size", 8, "--device", "cpu", "--precision", "fp32", "--workers", 0)
 EIGHT = SETS["8"]
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+call = caller(script)
 
 
 def count(network):
     return sum(p.numel() for p in network.parameters())
 
 
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
-
-
 @pytest.fixture(scope="module")
-def trained(faces, tmp_path_factory):
+def trained(faces, run, tmp_path_factory):
     """Small models trained through the command line: (folder, what the first training printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, "--log_every", 4, *SMALL, *places(folder)]
-    command = [sys.executable, ROOT / "facegen_attr/main.py", *flags, "--model=dcgan2", "--attributes=2", "--epoch=2"]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    process = run("facegen_attr/main.py", *flags, "--model=dcgan2", "--attributes=2", "--epoch=2")
     assert process.returncode == 0, process.stderr
     best = ["--recipe", "best", "--attributes", "2", "--steps", 3]
     assert call(*flags, *best, "--model", "dcgan5") == 0
     assert call(*flags, "--model", "dcgan4", "--steps", 2) == 0
     assert call(*flags, "--run", "train_predictor", "--steps", 9) == 0
     return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
 
 
 # The networks
@@ -365,9 +335,7 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
+    charts = logged(trained[0] / "samples/faces_dcgan2_16/logs")
     probabilities = {f"probability/{name}" for name in ("real", "fake", "mismatch")}
     assert set(charts.Tags()["scalars"]) == {"loss/d", "loss/g", *probabilities, "diversity", "face_distance"}
     assert charts.Tags()["images"] == ["images/samples"]
@@ -375,9 +343,7 @@ def test_tensorboard_charts(trained):
 
 
 def test_the_best_model_is_the_one_nearest_to_validation_faces(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    charts = EventAccumulator(str(trained[0] / "samples/faces_dcgan2_16/logs")).Reload()
+    charts = logged(trained[0] / "samples/faces_dcgan2_16/logs")
     best = min(charts.Scalars("face_distance"), key=lambda point: point.value)
     content = read_checkpoint(trained[0] / "models/faces_dcgan2_16.pt")
     assert content["state"]["step"] == best.step
@@ -403,24 +369,14 @@ def test_of_models_that_look_real_and_obey_the_newest_is_kept():
     assert rated(1.0, 0.95) == 1.0 and rated(0.4, 0.95) == 0.5
 
 
-def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
-    folder = tmp_path / "copy"
-    shutil.copytree(trained[0], folder)
-    flags = ["--dataset_dir", faces, "--log_every", 4, "--attributes=2", *SMALL, *places(folder)]
-    before = (folder / "checkpoint/faces_dcgan2_16/last.pt").read_bytes()
+def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
+    flags = ["--dataset_dir", faces, "--log_every", 4, "--attributes=2", *SMALL, *places(copied)]
+    before = (copied / "checkpoint/faces_dcgan2_16/last.pt").read_bytes()
     assert call(*flags, "--epoch=2") == 0 and "already" in capsys.readouterr().out
-    assert (folder / "checkpoint/faces_dcgan2_16/last.pt").read_bytes() == before
+    assert (copied / "checkpoint/faces_dcgan2_16/last.pt").read_bytes() == before
     assert call(*flags, "--epoch=3") == 0 and "trained 27 of 27" in capsys.readouterr().out
     assert call(*flags, "--epoch=3", "--attributes=Male,Young") == 2
     assert "attributes was ['Male', 'Smiling']" in capsys.readouterr().err
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("flags", ["dcgan4", "dcgan2 --recipe=best --diff_augment", "dcgan5 --recipe=best"])
@@ -572,7 +528,7 @@ def test_generate_writes_what_was_asked_for(trained, faces, tmp_path):
     folder, _ = trained
     flags = ["--dataset_name", "faces", "--image_size", 16, *places(folder), "--run", "generate"]
     assert call(*flags, "--request", "Male=1", "--count", 5, "--out_dir", tmp_path / "out") == 0
-    rows = rows_of(tmp_path / "out/manifest.tsv")
+    rows = table(tmp_path / "out/manifest.tsv")
     assert [row["file"] for row in rows] == [f"{i:05d}.png" for i in range(5)]
     assert all("Male=1" in row["request"] and "Smiling=" in row["request"] for row in rows)
     assert np.asarray(Image.open(tmp_path / "out/00004.png")).shape == (16, 16, 3)
@@ -609,7 +565,7 @@ def test_without_a_request_each_attribute_is_asked_for_as_often_as_not(trained, 
     folder, _ = trained
     flags = ["--dataset_dir", faces, "--image_size", 16, *places(folder), "--run", "generate", "--count", 40]
     assert call(*flags, "--out_dir", tmp_path / "out") == 0
-    rows = rows_of(tmp_path / "out/manifest.tsv")
+    rows = table(tmp_path / "out/manifest.tsv")
     asked = [dict(pair.split("=") for pair in row["request"].split(",")) for row in rows]
     assert [row["Smiling"] for row in asked[2::4]] == ["0"] * 10
     assert [row["Smiling"] for row in asked[3::4]] == ["1"] * 10
@@ -643,7 +599,7 @@ def test_a_request_goes_with_what_faces_have_beside_it():
 def test_dcgan5_changes_one_attribute_of_each_test_face(trained, faces, tmp_path):
     flags = ["--dataset_dir", faces, "--model", "dcgan5", *SMALL, *places(trained[0]), "--run", "generate"]
     assert call(*flags, "--count", 6, "--out_dir", tmp_path / "out") == 0
-    rows = rows_of(tmp_path / "out/manifest.tsv")
+    rows = table(tmp_path / "out/manifest.tsv")
     data = CelebA(faces)
     truth = data.attributes[data.partition == 2][:, attribute_indices("Male,Smiling")]
     others = [f"{name}={1 - truth[i, i % 2]}" for i, name in enumerate(["Male", "Smiling"] * 3)]
@@ -659,7 +615,7 @@ def test_own_photos_need_no_labels(trained, faces, tmp_path, capsys):
     flags = ["--dataset_name", "faces", "--model", "dcgan5", *SMALL, *places(trained[0]), "--images", photo]
     assert call(*flags, "--run", "generate", "--request", "Smiling=1", "--out_dir", tmp_path / "out") == 0
     assert f"{photo.name} shows" in capsys.readouterr().out
-    (row,) = rows_of(tmp_path / "out/manifest.tsv")
+    (row,) = table(tmp_path / "out/manifest.tsv")
     assert row["request"] == "Smiling=1" and (tmp_path / "out" / row["source"]).exists()
     assert call(*flags, "--run", "generate", "--request", "Male=1", "--shows", "Male=1") == 0
     assert f"{photo.name}: that is what it shows already" in capsys.readouterr().out
@@ -693,7 +649,7 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
     flags[-1] = "Smiling=1"
     for name, more, count in (("one", [], 3), ("all", ["--all_faces"], 4)):
         assert call(*flags, *more, "--run", "generate", "--out_dir", tmp_path / name) == 0
-        assert len(rows_of(tmp_path / name / "manifest.tsv")) == count
+        assert len(table(tmp_path / name / "manifest.tsv")) == count
         change = np.asarray(Image.open(tmp_path / name / "photos/me.png")).astype(int) - photo
         assert change[280, 240].min() > 60 and not change[:, :20].any() and not change[560:].any()
         assert (change[:, 600:778].max() > 60) == (name == "all")
@@ -754,7 +710,7 @@ def test_a_session_keeps_every_step(tmp_path):
     assert asked_first.degrees["Male"] == 0.5
     names = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert names == [*(f"step_{i:03d}.png" for i in range(5)), "steps.tsv"], "what was undone stays"
-    asked = [row["asked"] for row in rows_of(tmp_path / "s/steps.tsv")]
+    asked = [row["asked"] for row in table(tmp_path / "s/steps.tsv")]
     assert asked == ["", "Male=-1", "Male=-1.5", "Bald=1,Bangs=2", "Bald=2,Bangs=2"]
     for _ in range(3):
         session.undo()
@@ -797,7 +753,7 @@ def test_refine_in_the_terminal(model, extra, trained, faces, tmp_path, monkeypa
     (session,) = tmp_path.glob("s/*/refine_001")
     steps = [np.asarray(Image.open(path)) for path in sorted(session.glob("step_*.png"))]
     assert len(steps) == 3 and steps[0].shape == (16, 16, 3)
-    assert rows_of(session / "steps.tsv")[2]["Smiling"] == "1.5" and "back at" in capsys.readouterr().out
+    assert table(session / "steps.tsv")[2]["Smiling"] == "1.5" and "back at" in capsys.readouterr().out
 
 
 def test_the_editor_changes_the_first_picture_each_time(trained, faces, tmp_path, monkeypatch):
@@ -807,13 +763,13 @@ def test_the_editor_changes_the_first_picture_each_time(trained, faces, tmp_path
     monkeypatch.setattr("sys.stdin", io.StringIO(text))
     assert call(*flags, "--run", "refine") == 0
     (session,) = tmp_path.glob("*/refine_001")
-    table = rows_of(session / "steps.tsv")
+    rows = table(session / "steps.tsv")
     pictures = {}
-    for row in table[1:]:
+    for row in rows[1:]:
         pixels = np.asarray(Image.open(session / row["file"]))
         before = pictures.setdefault((row["Male"], row["Smiling"]), pixels)
         assert np.array_equal(pixels, before)
-    assert len(pictures) < len(table) - 1
+    assert len(pictures) < len(rows) - 1
 
 
 def test_analyse_counts_and_names_the_sparse(faces, tmp_path, capsys):
@@ -872,11 +828,9 @@ def test_predictor_resumes(faces, home):
 
 
 def test_predictor_validates_and_saves_as_often_as_asked(faces, home):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     flags = ["--dataset_dir", faces, "--run=train_predictor", *SMALL, *places(home), "--learning_rate=1e-30"]
     assert call(*flags, "--steps=7", "--sample_every=3", "--save_every=5") == 0
-    charts = EventAccumulator(str(home / "samples/faces_predictor/logs")).Reload()
+    charts = logged(home / "samples/faces_predictor/logs")
     assert [point.step for point in charts.Scalars("loss/validation")] == [3, 6, 7]
     saved = home / "checkpoint/faces_predictor"
     steps = [read_checkpoint(saved / name)["state"]["step"] for name in ("last.previous.pt", "last.pt")]
@@ -954,12 +908,10 @@ def test_each_face_is_asked_as_it_takes():
     assert torch.equal(readings(-1.0)[1], read(x)), "nothing where nothing is"
 
 
-def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_path, monkeypatch, capsys):
+def test_tune_writes_into_the_model_and_generate_asks_so(copied, faces, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("facegen_attr.tune.STEPS", 3)
-    folder = tmp_path / "home"
-    shutil.copytree(trained[0], folder)
-    flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--model", "dcgan5"]
-    path = folder / "models/faces_dcgan5_16_best.pt"
+    flags = ["--dataset_dir", faces, *SMALL, *places(copied), "--model", "dcgan5"]
+    path = copied / "models/faces_dcgan5_16_best.pt"
     before = read_checkpoint(path)
     made = []
     for name in ("before", "after"):
@@ -999,8 +951,8 @@ def test_tune_writes_into_the_model_and_generate_asks_so(trained, faces, tmp_pat
     assert "comes with the program" in capsys.readouterr().err
     assert call(*flags[:-1], "dcgan2", "--run", "tune") == 2
     assert "is for an editor" in capsys.readouterr().err
-    (folder / "models/faces_predictor.pt").unlink()
-    assert call(*flags, "--run", "tune", "--predictor_path", folder / "models/faces_predictor.pt") == 2
+    (copied / "models/faces_predictor.pt").unlink()
+    assert call(*flags, "--run", "tune", "--predictor_path", copied / "models/faces_predictor.pt") == 2
     assert "train_predictor makes it" in capsys.readouterr().err
 
 
@@ -1035,8 +987,7 @@ def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     before = sorted(home.rglob("*"))
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(home), *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert sorted(home.rglob("*")) == before, "nothing is written"
 
 
