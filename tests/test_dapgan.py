@@ -6,7 +6,6 @@ import importlib.util
 import math
 import shutil
 import struct
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,11 +23,10 @@ from dapgan import main as script
 from dapgan.digits import deform, load_digits, shape_of
 from dapgan.gan import discriminator_loss, generator_loss
 from dapgan.infogan import infogan_step
-from dapgan.loading import load_records, make_gan, make_predictor, rate_at
+from dapgan.loading import load_records, make_gan, rate_at
 from dapgan.losses import ms_ssim, prior_distance, reconstruction_loss
 from dapgan.model import AutoEncoder, Decoder, Encoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import make_adam, read_checkpoint, seed_step
-from dapgan.predictor import predictor_step
 from dapgan.purity import purity, train_digit_classifier
 from dapgan.recover import optimise, recovery_loss
 from dapgan.vary import code_grid
@@ -470,50 +468,25 @@ def test_two_processes_are_one(faces, home):
         assert torch.allclose(value, both["generator"][name], atol=2e-4), name
 
 
-STEPS = [
-    ("info_began", "document", []),
-    ("info_began", "best", ["--categorical=3"]),
-    ("began", "best", []),
-    ("infogan", "document", []),
-    ("infogan", "best", []),
-    ("infogan", "best", ["--data=digits"]),
-    ("predictor", "best", ["--categorical=3"]),
-]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("model", "recipe", "flags"), STEPS)
-def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, precision):
-    """The same tensors and seed give the same losses and weights; the host is not asked; losses are fp32."""
-    which = ["--run=train_predictor"] if model == "predictor" else [f"--model={model}"]
-    flags = ["--dataset_dir=x", *which, f"--recipe={recipe}", *flags]
-    args = script.parse_args([*flags, "--image_size=32", "--hidden=8", "--batch_size=4"])
-    autocast = partial(torch.autocast, "cpu", torch.bfloat16, precision == "bf16")
-    x, clusters = torch.rand(4, 3, 32, 32) * 2 - 1, torch.tensor([2, 0, -1, 2])
+def test_a_step_on_digits_asks_no_host():
+    """With what they are to be read as; the losses are fp32. All other trainings: tests/test_steps.py."""
+    flags = "--dataset_dir=x --model=infogan --recipe=best --data=digits --image_size=32 --hidden=8 --batch_size=4"
+    args, x = script.parse_args(flags.split()), torch.rand(4, 3, 32, 32) * 2 - 1
     results = []
-    for _ in range(2):
+    for clusters in ([2, 0, -1, 2],) * 2 + ([2, 1, -1, 2],):
         torch.manual_seed(0)
-        gan, mine = make_gan(args, torch.device("cpu"), autocast), slice(0, 4)
-        networks = [gan.generator, gan.discriminator]
-        if model == "predictor":
-            networks = [make_predictor(args, gan.latent, args.corrections)]
-            gan = replace(gan, predictor=networks[0])
+        gan = make_gan(args, torch.device("cpu"), partial(torch.autocast, "cpu", torch.bfloat16))
+        networks = gan.generator, gan.discriminator
         optimizers = [make_adam(network.parameters(), 0.01, 0.5) for network in networks]
-        if model == "predictor":
-            step = partial(predictor_step, args, gan, *optimizers, mine)
-        elif model == "infogan":
-            given = dict(clusters=clusters) if args.lambda_digit else {}
-            also = torch.full((), 0.5), x.clone()  # the share that is augmented, validation pictures
-            step = partial(infogan_step, args, gan, *optimizers, mine, *also, **given, penalty=args.lambda_r1 > 0)
-        else:
-            step = partial(script.began_step, args, gan, *optimizers, mine, torch.full((), 0.5))
-        step(x)  # optimizers make their state
+        given = partial(infogan_step, args, gan, *optimizers, slice(0, 4), torch.full((), 0.5), x.clone(), x,
+                        torch.tensor(clusters), penalty=True)  # fmt: skip
+        given()  # optimizers make their state
         seed_step(7, 1)
         with torch.device("meta"), Refuse():
-            losses = step(x)
+            losses = given()
         assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
         results.append([losses, *(network.state_dict() for network in networks)])
-    assert same(*results)
+    assert same(*results[:2]) and not same(*results[1:])
 
 
 @pytest.mark.parametrize(("model", "recipe", "rewarded"), [

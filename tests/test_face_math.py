@@ -1,6 +1,5 @@
 """face_math/: networks, losses and search by numbers, and every verb through the command line on drawn faces."""
 
-import copy
 import math
 import os
 import shutil
@@ -18,7 +17,6 @@ from calls import caller, logged, mistake, places, same, table
 from conftest import ROOT
 from PIL import Image
 from processes import finish, start
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import holes
 from common.celeba import ATTRIBUTES, CelebA, to_tensor, to_uint8
@@ -31,7 +29,7 @@ from face_math.gan import discriminator_loss, generator_loss, r1_penalty
 from face_math.holes import PULL, blend, make_hole, poisson, random_holes
 from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
-from face_math.plumbing import read_checkpoint, seed_step, unpacked, update_ema
+from face_math.plumbing import read_checkpoint, unpacked, update_ema
 from face_math.projection import contextual_loss, perceptual_loss, search
 from face_math.trained import Model, prepare, version_of
 
@@ -499,17 +497,6 @@ def test_an_encoder_has_a_generator_of_its_own_or_the_gan_s(copied, faces, capsy
     assert same(dict(read_checkpoint(gan)["generator"]), dict(before["generator"]))
 
 
-class NoHost(TorchDispatchMode):
-    """Refuses what waits for the device, or brings something to it: numbers read, numbers made, shapes that depend."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "equal"), name
-        if name in ("index", "index_put_"):
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), "a mask as an index"
-        return func(*args, **kwargs or {})
-
-
 def watch(monkeypatch, module, look):
     """From now on each step of module's training goes through look(step, parts, *tensors, **flags)."""
     seen = {}
@@ -521,40 +508,6 @@ def watch(monkeypatch, module, look):
 
     monkeypatch.setattr(module, "Journal", Watched)
     monkeypatch.setattr(module, "replayed", lambda step, device: partial(look, step, seen))
-
-
-@pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
-                                              ("train_vae", "best")])  # fmt: skip
-def test_a_step_is_a_function_of_its_tensors(verb, recipe, faces, copied, monkeypatch):
-    """Twice the same from the same state and seed, and in it nothing that a CUDA graph cannot hold."""
-    calls = []
-
-    def twice(step, parts, x, **flags):
-        before, results = copy.deepcopy({name: part.state_dict() for name, part in parts.items()}), []
-        for penalised in [[]] if not flags else [dict(penalised=False), dict(penalised=True)]:
-            for _ in range(2):
-                for name, part in parts.items():
-                    part.load_state_dict(copy.deepcopy(before[name]))
-                seed_step(0, 5)
-                with NoHost():
-                    losses = {name: loss.detach() for name, loss in step(x.clone(), **dict(penalised)).items()}
-                state = {name: part.state_dict() for name, part in parts.items()}
-                results.append(copy.deepcopy([losses, state]))
-            assert same(*results[-2:]), penalised
-            calls.append(penalised)
-        if flags and recipe == "best":
-            assert not same(results[0][1], results[-1][1]), "the penalty counts"
-        return losses
-
-    watch(monkeypatch, script if verb == "train" else coders, twice)
-    shutil.rmtree(copied / "checkpoint")
-    for path in (copied / "models").glob("faces_32_best_*"):
-        path.unlink()
-    if verb == "train":
-        (copied / "models/faces_32_best.pt").unlink()
-    flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, *SMALL, *places(copied), "--steps=3"]
-    assert call(*flags) == 0
-    assert len(calls) == (3 if verb == "train_vae" else 6)
 
 
 def test_the_encoder_goes_on_learning_after_a_sheet(faces, home, monkeypatch):
