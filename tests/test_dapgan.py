@@ -13,12 +13,13 @@ import pytest
 import pytorch_msssim
 import torch
 from calls import caller, logged, mistake, places, same, table
+from pictures import photos
 from PIL import Image
 from processes import finish, start
 from test_steps import Refuse
 
 from common.celeba import batches
-from dapgan import evaluation, plumbing
+from dapgan import evaluation
 from dapgan import main as script
 from dapgan.digits import deform, load_digits, shape_of
 from dapgan.gan import discriminator_loss, generator_loss
@@ -535,30 +536,12 @@ def test_rates_are_halved_down_to_the_floor():
     assert rate_at(args, 1) == 0.00001, "the floor does not raise what begins below it"
 
 
-def test_a_run_that_is_stopped_before_its_first_sheet_is_due(faces, home, capsys, monkeypatch):
-    """Its faces are looked at all the same: there are a sheet, a score and a model."""
-    monkeypatch.setattr(plumbing, "listen_for_stop", lambda: lambda: True)
-    assert call("--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--recipe=best") == 0
-    output = capsys.readouterr().out
-    assert "trained 1 of" in output and "best at step 1 " in output and "inf)" not in output
-    assert (home / "checkpoint/faces_infogan_32_best/last.pt").exists()
-    assert (home / "samples/faces_infogan_32_best/0000001.png").exists()
-    assert (home / "models/faces_infogan_32_best.pt").exists()
-
-
 def test_collapse_is_warned_about(faces, home, capsys):
     """An untrained DCGAN makes one grey picture; the diversity number says so."""
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--steps=1", "--learning_rate=1e-9"]
     assert call(*flags) == 0
     captured = capsys.readouterr()
     assert "the generated pictures are nearly all the same" in captured.out + captured.err
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
-    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--recipe=best"]
-    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
-    assert "not finite at step" in capsys.readouterr().err
-    assert not (home / f"models/{NAME}.pt").exists()
 
 
 def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
@@ -682,14 +665,6 @@ def test_recovering_by_every_way(loss, trained, faces, tmp_path, capsys):
         assert float(row["psnr"]) == pytest.approx(-10 * np.log10(((x_hat - x) ** 2).mean()), abs=0.1)
     assert (out / "sheet.png").exists() and len(table(out / "results.tsv")) == 5
     assert "code error" in capsys.readouterr().out
-
-
-def photos(faces, folder, count=2):
-    folder.mkdir()
-    for path in sorted((faces / "img_align_celeba").iterdir())[:count]:
-        shutil.copy(path, folder)
-    Image.new("RGB", (120, 120), "green").save(folder / "no_face.png")
-    return folder
 
 
 def test_own_photos(trained, faces, tmp_path, capsys):
