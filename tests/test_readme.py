@@ -182,8 +182,6 @@ def test_the_root_readme(home, call, monkeypatch):
                 call(words)
 
 
-def test_folders_that_the_commands_make_are_ignored_by_git(tmp_path):
-    if not shutil.which("git"):
-        pytest.skip("no git")
+def test_folders_that_the_commands_make_are_ignored_by_git():
     text = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/data/", "/*.jpg", "records/", "samples/", "checkpoint/", "*/models/"} <= set(text)
