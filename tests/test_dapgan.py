@@ -15,7 +15,7 @@ import torch
 from calls import caller, logged, mistake, places, same, table
 from pictures import photos
 from PIL import Image
-from processes import finish, start
+from processes import finish, start, train
 from test_steps import Refuse
 
 from common.celeba import batches
@@ -45,14 +45,13 @@ def read(path):
 
 
 @pytest.fixture(scope="module")
-def trained(faces, run, tmp_path_factory):
+def trained(faces, tmp_path_factory):
     """A small info_began and its predictor, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5", "--recipe=best"]
-    process = run("dapgan/main.py", *flags, "--epoch=4")
-    assert process.returncode == 0, process.stderr
+    printed = train(folder, "dapgan", *flags, "--epoch=4")
     assert call(*flags, "--run=train_predictor", "--epoch=3") == 0
-    return folder, process.stdout
+    return folder, printed
 
 
 @pytest.fixture(scope="module")

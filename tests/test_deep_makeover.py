@@ -14,7 +14,7 @@ import pytest
 import torch
 from calls import caller, logged, mistake, places, same, table
 from PIL import Image
-from processes import finish, start
+from processes import finish, start, train
 
 from benchmarks import makeover
 from common.celeba import CelebA, face_weights, pack, parse_condition
@@ -49,13 +49,12 @@ call = caller(script)
 
 
 @pytest.fixture(scope="module")
-def trained(faces, run, tmp_path_factory):
+def trained(faces, tmp_path_factory):
     """A compact model after a few steps through the command line in its own process: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = "--run train --recipe=best --steps=16 --sample_every=8 --log_every=4 --lambda_r1=1 --learning_rate=0.005"
-    process = run("deep_makeover/main.py", f"--dataset_dir={faces}", *flags.split(), *SMALL, *places(folder))
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
+    printed = train(folder, "deep_makeover", f"--dataset_dir={faces}", *flags.split(), *SMALL, *places(folder))
+    return folder, printed
 
 
 @pytest.fixture(scope="module")
@@ -429,10 +428,9 @@ def test_the_attributes_may_lie_elsewhere(faces, home, capsys):
 # Test faces
 
 
-def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
+def test_testing_writes_pictures_manifest_and_numbers(trained, faces):
     folder, _ = trained
-    process = run("deep_makeover/main.py", "--run", "test", "--dataset_dir", faces, *SMALL, *places(folder))
-    assert process.returncode == 0, process.stderr
+    assert call("--run", "test", "--dataset_dir", faces, *SMALL, *places(folder)) == 0
     out = folder / f"samples/{NAME}/test_001"
     rows = table(out / "manifest.tsv")
     count = int((CelebA(faces).where("Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())

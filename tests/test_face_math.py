@@ -17,7 +17,7 @@ from calls import caller, logged, mistake, places, same, table
 from conftest import ROOT
 from pictures import photos
 from PIL import Image
-from processes import finish, start
+from processes import finish, start, train
 
 from benchmarks import holes
 from common.celeba import ATTRIBUTES, CelebA, to_tensor, to_uint8
@@ -41,16 +41,15 @@ call = caller(script)
 
 
 @pytest.fixture(scope="module")
-def trained(faces, run, tmp_path_factory):
+def trained(faces, tmp_path_factory):
     """A small GAN, encoder, filler and VAE, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
-    process = run("face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4")
-    assert process.returncode == 0, process.stderr
+    printed = train(folder, "face_math", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4")
     assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
     assert call(*flags, "--run=train_filler", "--epoch=2") == 0
     assert call(*flags, "--run=train_vae", "--recipe=best", "--epoch=3") == 0
-    return folder, process.stdout
+    return folder, printed
 
 
 # The networks

@@ -15,7 +15,7 @@ import pytest
 import torch
 from calls import caller, logged, mistake, places, same, table
 from PIL import Image
-from processes import finish, start, wait_for
+from processes import finish, start, train, wait_for
 
 from common.celeba import ATTRIBUTES, CelebA, attribute_indices
 from common.photos import InputError
@@ -69,17 +69,16 @@ def count(network):
 
 
 @pytest.fixture(scope="module")
-def trained(faces, run, tmp_path_factory):
+def trained(faces, tmp_path_factory):
     """Small models trained through the command line: (folder, what the first training printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, "--log_every", 4, *SMALL, *places(folder)]
-    process = run("facegen_attr/main.py", *flags, "--model=dcgan2", "--attributes=2", "--epoch=2")
-    assert process.returncode == 0, process.stderr
+    printed = train(folder, "facegen_attr", *flags, "--model=dcgan2", "--attributes=2", "--epoch=2")
     best = ["--recipe", "best", "--attributes", "2", "--steps", 3]
     assert call(*flags, *best, "--model", "dcgan5") == 0
     assert call(*flags, "--model", "dcgan4", "--steps", 2) == 0
     assert call(*flags, "--run", "train_predictor", "--steps", 9) == 0
-    return folder, process.stdout
+    return folder, printed
 
 
 # The networks

@@ -8,9 +8,8 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,12 +17,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from calls import caller, logged, mistake, places, same
-from conftest import ROOT
 from pictures import write_video
 from PIL import Image
 from processes import finish, start
 
 from common.celeba import augment, to_tensor, to_uint8
+from common.crop import main as crop
 from common.mtcnn import MTCNN, square_around
 from common.photos import InputError
 from hyperencoder import main as script
@@ -221,30 +220,23 @@ def test_resume_is_exact(recipe, faces, home):
     assert results[0]["state"]["step"] == 12
 
 
+def save_for_ever(path):
+    model = torch.nn.Linear(1000, 3000)
+    for step in itertools.count(1):
+        save_checkpoint(path, {"seed": 0}, {"model": model}, step=step)
+
+
 def test_kill_during_a_checkpoint_write_leaves_a_loadable_one(tmp_path):
     """kill -9 at random moments of a process that does nothing but save."""
-    code = (
-        "import itertools, sys, torch\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\n"
-        "from hyperencoder.plumbing import save_checkpoint\n"
-        "model = torch.nn.Linear(1000, 3000)\n"
-        "for step in itertools.count(1):\n"
-        "    save_checkpoint(Path(sys.argv[1]), {'seed': 0}, {'model': model}, step=step)\n"
-    )
-    path = tmp_path / "run/last.pt"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
-    seen = []
-    for pause in (0.05, 0.31, 0.13):
-        while not path.exists() and process.poll() is None:
+    for number, pause in enumerate((0.05, 0.31, 0.13)):
+        path = tmp_path / f"{number}/last.pt"
+        (process,), _ = start(tmp_path, None, prepare=partial(save_for_ever, path))
+        while not path.exists() and process.is_alive():
             time.sleep(0.01)
         time.sleep(pause)
         process.kill()
-        process.wait()
-        content = load_checkpoint(path, {"seed": 0}, {})
-        seen.append(content["step"])
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)]) if len(seen) < 3 else process
-    assert min(seen) >= 1
+        process.join()
+        assert load_checkpoint(path, {"seed": 0}, {})["step"] >= 1
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
@@ -272,12 +264,11 @@ def test_two_processes_give_the_curve_of_one(faces, home):
     assert one["state"]["best"] == pytest.approx(two["state"]["best"], rel=1e-3)
 
 
-def test_pictures_that_the_cropping_command_has_cut_are_taken_as_they_are(faces, tmp_path, run, capsys):
+def test_pictures_that_the_cropping_command_has_cut_are_taken_as_they_are(faces, tmp_path):
     pictures = [Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:12]]
     (tmp_path / "clips").mkdir()
     pictures[0].save(tmp_path / "clips/a.gif", save_all=True, append_images=pictures[1:], duration=40)
-    cut = run("common/mtcnn.py", "--in_dir", tmp_path / "clips", "--out_dir", tmp_path / "cut", "--size", 227)
-    assert cut.returncode == 0, cut.stderr
+    crop(["--in_dir", str(tmp_path / "clips"), "--out_dir", str(tmp_path / "cut"), "--size", "227"])
     assert call("--dataset_dir", tmp_path / "cut", "--steps=1", *SMALL, *places(tmp_path)) == 0
     (records,) = (tmp_path / "records").glob("cut-*/*.npy")
     first = cv2.imread(str(sorted((tmp_path / "cut").rglob("*.jpg"))[0]), cv2.IMREAD_COLOR_RGB)
@@ -346,11 +337,10 @@ def test_train_size_counts_and_shares(faces, home, capsys):
 # Using the model
 
 
-def test_testing_writes_metrics_and_embeddings(trained, faces, run):
+def test_testing_writes_metrics_and_embeddings(trained, faces):
     folder, _ = trained
-    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0",
-                  "--precision=fp32", *places(folder))  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    flags = ["--dataset_dir", faces, "--train=False", "--workers=0", "--precision=fp32"]
+    assert call(*flags, *places(folder)) == 0
     samples = folder / "samples/faces/test_001"
     metrics = json.loads((samples / "metrics.json").read_text())
     assert metrics["mse_01"] == pytest.approx(metrics["mse"] / 4)
