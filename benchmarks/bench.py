@@ -62,9 +62,6 @@ def parse_args(argv):
     add("--count", type=int, default=2000, help="faces to draw (default: 2000)")
     add("--sizes", type=numbers, default=[1000, 10_000], help="pictures of sets that time is plotted against")
     add("--full", type=int, default=data.FULL, help=f"pictures of the full-size set (default: {data.FULL})")
-    add("--steps", type=int, default=60, help="that projection's GAN and encoder are trained on a CPU (default: 60)")
-    add("--faces", type=int, default=4, help="that are projected on a CPU (default: 4; on a GPU 64)")
-    add("--face_math", type=Path, help="projection: a trained model, its encoder beside it (the shipped one, if any)")
     add("--peer_python", type=Path, default=detector.PEERS, help="the Python that has the detector's peers")
     args = parser.parse_args(argv)
     args.rows = [name.strip() for name in args.rows.split(",") if name.strip()] or ["training", *GROUPS]
@@ -78,7 +75,6 @@ def parse_args(argv):
     if args.device == "cuda" and not there:
         raise InputError("--device cuda is not to be had here: cpu is, and auto finds the best")
     args.device = "cuda" if there and args.device != "cpu" else "cpu"
-    args.precision = "auto"
     return args
 
 

@@ -41,15 +41,14 @@ def projection(args):
     """Seconds and dB of face_math's two searches for the z of test faces, by its own command."""
     from face_math.main import main
 
-    cuda = args.device == "cuda"
-    count, steps = (64, 2000) if cuda else (args.faces, args.steps)
+    count, steps = (64, 2000) if args.device == "cuda" else (4, 60)
     where = ["--dataset_dir", args.dataset_dir, "--device", args.device]
     for kind in ("record", "checkpoint", "sample"):
         where += [f"--{kind}_dir", args.out_dir / f"{kind}s"]
     shipped = ROOT / "face_math/gan.pt"
-    if trained := args.face_math or (shipped if shipped.exists() else None):
-        where += ["--model_path", trained]
-        model = f"the GAN {trained.name}"
+    if shipped.exists():
+        where += ["--model_path", shipped]
+        model = f"the GAN {shipped.name}"
     else:
         where += ["--model_path", args.out_dir / "models", "--recipe", "best"]
         model = f"a GAN of {steps} steps"

@@ -28,7 +28,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from common.photos import InputError, run_script
-from hyperencoder.plumbing import boolean, fail, number, path
+from hyperencoder.plumbing import fail, number, path
 
 BEST = "--recipe best"
 # On 7,000 faces as many passes as a GPU makes in minutes; all files together may have 45 MB, hence the widths.
@@ -75,7 +75,6 @@ def parse_args(argv=None):
     parser.add_argument("--out_dir", type=path, default="out_models", help="for all that is made (default: out_models)")
     parser.add_argument("--only", nargs="+", default=[], help="projects or files, such as face_math deep_makeover/mtf")
     parser.add_argument("--flags", default="", help="further flags of each training, such as '--device cpu'")
-    parser.add_argument("--ship", type=boolean, default=True, help="False: train only (default: True)")
     args = parser.parse_args(argv)
     args.chosen = [row for row in MODELS if not args.only or {row[0], row[0].split("/")[0]} & set(args.only)]
     known = {name for file, *_ in MODELS for name in (file, file.split("/")[0])}
@@ -175,7 +174,7 @@ def main(argv=None):
         if code:
             failed.append(f"the training of {file} ended with exit code {code}")
     written = []
-    for line in dict.fromkeys((file.split("/")[0], line) for file, _, line in args.chosen if args.ship):
+    for line in dict.fromkeys((file.split("/")[0], line) for file, _, line in args.chosen):
         project, folder = line[0], out / "shipped" / line[0]
         short = ["python", f"{project}/main.py", *line[1].split()]
         where = [*places(args, project), "--out_dir", str(folder.absolute()), "--overwrite"]

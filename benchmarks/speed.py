@@ -130,7 +130,7 @@ def time_training(line, args):
     places = dict(checkpoint_dir=run / "c", model_path=run / "m", sample_dir=run / "s")
     where = ["--record_dir", str(args.out_dir / "records")]
     where += [part for flag, place in places.items() for part in (f"--{flag}", str(place))]
-    what = ["--dataset_dir", args.dataset_dir, "--device", args.device, "--precision", args.precision]
+    what = ["--dataset_dir", args.dataset_dir, "--device", args.device]
     plumbing.Journal.add = watched
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -236,7 +236,6 @@ def main():
     parser.add_argument("--seconds", type=float, default=4, help="of measuring, each row")
     parser.add_argument("--rows", default="", help="rows whose name holds this alone")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--precision", default="auto", help="of rows that do not say which")
     args = parser.parse_args()
 
     args.out_dir.mkdir(parents=True, exist_ok=True)
@@ -244,7 +243,7 @@ def main():
         raise InputError(f"--rows {args.rows}: expected a part of one of {', '.join(ROWS)}")
     results = dict(measure(args, {name: line for name, line in ROWS.items() if args.rows in name}))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
-    print(f"\n{where}, torch {torch.__version__}, --precision {args.precision}\n")
+    print(f"\n{where}, torch {torch.__version__}\n")
     print(HEADING)
     for name, found in results.items():
         print(f"| {name} | {' | '.join(describe(found))} |")

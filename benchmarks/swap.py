@@ -25,7 +25,7 @@ from hyperencoder.plumbing import save_sheet
 from hyperencoder.swap import put_in
 
 PEOPLE = {"first": 1, "second": 3}  # identities of the drawn data set with seed 0: two men
-HELD_OUT = 40
+COUNT, HELD_OUT = 200, 40  # pictures of each that are trained on, and further ones of the first
 
 
 def scene(identity, picture, shown=None):
@@ -37,28 +37,26 @@ def scene(identity, picture, shown=None):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out_dir", type=Path, required=True, help="folder for pictures, model and sheet")
-    parser.add_argument("--count", type=int, default=200, help="training pictures of each person")
     parser.add_argument("--epoch", type=int, default=40, help="passes over them")
-    parser.add_argument("--recipe", default="best", help="of hyperencoder/main.py")
     args = parser.parse_args()
 
     faces = args.out_dir / "faces"
     for name, identity in PEOPLE.items():
         (faces / name).mkdir(parents=True, exist_ok=True)
-        for picture in range(args.count):
+        for picture in range(COUNT):
             path = faces / name / f"{picture:04d}.png"
             if not path.exists():
                 Image.fromarray(scene(identity, picture)).save(path)
-    flags = ["--dataset_dir", faces, "--record_dir", args.out_dir / "records", "--model_path", args.out_dir / "models",
-             "--checkpoint_dir", args.out_dir / "checkpoint", "--sample_dir", args.out_dir / "samples"]  # fmt: skip
-    command = [sys.executable, ROOT / "hyperencoder/main.py", *flags, "--run", "train_swap", "--recipe", args.recipe,
-               "--epoch", args.epoch]  # fmt: skip
+    places = dict(record_dir="records", model_path="models", checkpoint_dir="checkpoint", sample_dir="samples")
+    flags = ["--dataset_dir", faces, "--recipe", "best"]
+    flags += [part for flag, name in places.items() for part in (f"--{flag}", args.out_dir / name)]
+    command = [sys.executable, ROOT / "hyperencoder/main.py", *flags, "--run", "train_swap", "--epoch", args.epoch]
     subprocess.run(list(map(str, command)), check=True)
 
-    options = parse_args([str(part) for part in [*flags, "--run", "swap", "--recipe", args.recipe]])
+    options = parse_args([str(part) for part in [*flags, "--run", "swap"]])
     model, device, autocast, state = load_model(options)
     detector, before, truth = MTCNN(device), [], []
-    for picture in range(args.count, args.count + HELD_OUT):
+    for picture in range(COUNT, COUNT + HELD_OUT):
         image = scene(PEOPLE["first"], picture)
         boxes, _, _ = detector.detect([image])
         index = pick(boxes[0], image.shape, "centre")

@@ -1,6 +1,7 @@
 """What several tests share: drawn faces, and a project's command line run in its own process."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -40,12 +41,27 @@ def crowd(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run():
-    """run("hyperencoder/main.py", "--flag", ...) in its own process on the CPU; returns the finished process."""
+def run(tmp_path_factory):
+    """run("hyperencoder/main.py", "--flag", ...) in its own process on the CPU, from a folder elsewhere; returns it."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def run(script, *flags, **environment):
         command = [sys.executable, str(ROOT / script), *map(str, flags)]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", **environment}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+        return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=elsewhere, timeout=240)
 
     return run
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    """A folder for one test's runs, with the packed faces in it of what the file's own `trained` has trained."""
+    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
+    return tmp_path
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of all that `trained` has trained, to write into."""
+    shutil.copytree(trained[0], tmp_path / "copy")
+    return tmp_path / "copy"

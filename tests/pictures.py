@@ -1,7 +1,10 @@
-"""Pictures that the tests of common/ share."""
+"""Pictures that several tests share."""
+
+import shutil
 
 import cv2
 import numpy as np
+from PIL import Image
 
 RED = (250, 10, 20)
 
@@ -44,3 +47,12 @@ def write_video(path, frames):
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
     writer.release()
+
+
+def photos(faces, folder, count=2):
+    """A folder with the first of the drawn faces, and a photo without one."""
+    folder.mkdir()
+    for path in sorted((faces / "img_align_celeba").iterdir())[:count]:
+        shutil.copy(path, folder)
+    Image.new("RGB", (120, 120), "green").save(folder / "no_face.png")
+    return folder

@@ -1,7 +1,7 @@
 """A project's main() in processes of its own, as torchrun starts them, but forked from one that has torch already.
 
-To start Python and to import torch takes seconds, for a torchrun of two processes three times over. What torchrun
-itself does with a command line is tested once, in tests/test_face_math.py.
+To start Python and to import torch takes seconds, for a torchrun of two processes three times over. A true command is
+tests/test_hyperencoder.py's training; what torchrun itself does with one is tested once, in tests/test_face_math.py.
 """
 
 import importlib
@@ -65,6 +65,13 @@ def finish(processes, outputs):
     printed = "".join(output.read_text() for output in outputs if output.exists())
     assert not late, f"more than {LIMIT} seconds: {printed}"
     return [process.exitcode for process in processes], printed
+
+
+def train(folder, project, *flags):
+    """A training in one process, to its end; returns what it printed. AssertionError: it ended with a mistake."""
+    codes, printed = finish(*start(folder, project, *flags))
+    assert codes == [0], printed
+    return printed
 
 
 def wait_for(text, processes, outputs):

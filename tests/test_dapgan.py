@@ -2,37 +2,32 @@
 
 import argparse
 import contextlib
-import csv
 import importlib.util
 import math
-import os
 import shutil
 import struct
-import subprocess
-import sys
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import pytorch_msssim
 import torch
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same, table
+from pictures import photos
 from PIL import Image
-from processes import finish, start
+from processes import finish, start, train
 from test_steps import Refuse
 
 from common.celeba import batches
-from dapgan import evaluation, plumbing
+from dapgan import evaluation
 from dapgan import main as script
 from dapgan.digits import deform, load_digits, shape_of
 from dapgan.gan import discriminator_loss, generator_loss
 from dapgan.infogan import infogan_step
-from dapgan.loading import load_records, make_gan, make_predictor, rate_at
+from dapgan.loading import load_records, make_gan, rate_at
 from dapgan.losses import ms_ssim, prior_distance, reconstruction_loss
 from dapgan.model import AutoEncoder, Decoder, Encoder, InfoDiscriminator, InfoGenerator, Latent, Predictor
 from dapgan.plumbing import make_adam, read_checkpoint, seed_step
-from dapgan.predictor import predictor_step
 from dapgan.purity import purity, train_digit_classifier
 from dapgan.recover import optimise, recovery_loss
 from dapgan.vary import code_grid
@@ -41,27 +36,7 @@ SMALL = ("--image_size", 32, "--hidden", 8, "--noise_size", 6, "--batch_size", 8
          "fp32", "--workers", 0)  # fmt: skip
 VERB = ("--image_size", 32, "--device", "cpu", "--workers", 0, "--n_iter", 6, "--count", 5)
 NAME = "faces_info_began_32_best"
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+call = caller(script)
 
 
 def read(path):
@@ -74,25 +49,9 @@ def trained(faces, tmp_path_factory):
     """A small info_began and its predictor, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5", "--recipe=best"]
-    command = [sys.executable, ROOT / "dapgan/main.py", *flags, "--epoch=4"]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
-    assert process.returncode == 0, process.stderr
+    printed = train(folder, "dapgan", *flags, "--epoch=4")
     assert call(*flags, "--run=train_predictor", "--epoch=3") == 0
-    return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of all that was trained, to write into."""
-    shutil.copytree(trained[0], tmp_path / "copy")
-    return tmp_path / "copy"
+    return folder, printed
 
 
 @pytest.fixture(scope="module")
@@ -400,10 +359,8 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = trained[0] / "samples"
-    gan, predictor = (EventAccumulator(str(folder / name / "logs")).Reload() for name in (NAME, f"{NAME}_predictor"))
+    gan, predictor = (logged(folder / name / "logs") for name in (NAME, f"{NAME}_predictor"))
     assert set(gan.Tags()["scalars"]) == {
         "loss/d", "loss/g", "loss/code", "loss/noise", "loss/rec", "loss/real", "loss/fake", "began/k",
         "began/convergence", "learning_rate", "diversity", "face_distance", "validation/rec"}  # fmt: skip
@@ -475,14 +432,6 @@ def test_what_the_discriminator_does_with_generated_pictures_is_turned_round(wei
         assert torch.allclose(moment - 0.5 * old, 0.5 * gradient, atol=1e-6, rtol=1e-2)
 
 
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.mark.parametrize(("verb", "model", "recipe"), [
     ("train", "info_began", "best"), ("train", "began", "document"), ("train", "infogan", "document"),
     ("train", "infogan", "best"), ("train_predictor", "info_began", "best")])  # fmt: skip
@@ -519,50 +468,25 @@ def test_two_processes_are_one(faces, home):
         assert torch.allclose(value, both["generator"][name], atol=2e-4), name
 
 
-STEPS = [
-    ("info_began", "document", []),
-    ("info_began", "best", ["--categorical=3"]),
-    ("began", "best", []),
-    ("infogan", "document", []),
-    ("infogan", "best", []),
-    ("infogan", "best", ["--data=digits"]),
-    ("predictor", "best", ["--categorical=3"]),
-]
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("model", "recipe", "flags"), STEPS)
-def test_a_step_depends_on_its_tensors_and_the_seed_alone(model, recipe, flags, precision):
-    """The same tensors and seed give the same losses and weights; the host is not asked; losses are fp32."""
-    which = ["--run=train_predictor"] if model == "predictor" else [f"--model={model}"]
-    flags = ["--dataset_dir=x", *which, f"--recipe={recipe}", *flags]
-    args = script.parse_args([*flags, "--image_size=32", "--hidden=8", "--batch_size=4"])
-    autocast = partial(torch.autocast, "cpu", torch.bfloat16, precision == "bf16")
-    x, clusters = torch.rand(4, 3, 32, 32) * 2 - 1, torch.tensor([2, 0, -1, 2])
+def test_a_step_on_digits_asks_no_host():
+    """With what they are to be read as; the losses are fp32. All other trainings: tests/test_steps.py."""
+    flags = "--dataset_dir=x --model=infogan --recipe=best --data=digits --image_size=32 --hidden=8 --batch_size=4"
+    args, x = script.parse_args(flags.split()), torch.rand(4, 3, 32, 32) * 2 - 1
     results = []
-    for _ in range(2):
+    for clusters in ([2, 0, -1, 2],) * 2 + ([2, 1, -1, 2],):
         torch.manual_seed(0)
-        gan, mine = make_gan(args, torch.device("cpu"), autocast), slice(0, 4)
-        networks = [gan.generator, gan.discriminator]
-        if model == "predictor":
-            networks = [make_predictor(args, gan.latent, args.corrections)]
-            gan = replace(gan, predictor=networks[0])
+        gan = make_gan(args, torch.device("cpu"), partial(torch.autocast, "cpu", torch.bfloat16))
+        networks = gan.generator, gan.discriminator
         optimizers = [make_adam(network.parameters(), 0.01, 0.5) for network in networks]
-        if model == "predictor":
-            step = partial(predictor_step, args, gan, *optimizers, mine)
-        elif model == "infogan":
-            given = dict(clusters=clusters) if args.lambda_digit else {}
-            also = torch.full((), 0.5), x.clone()  # the share that is augmented, validation pictures
-            step = partial(infogan_step, args, gan, *optimizers, mine, *also, **given, penalty=args.lambda_r1 > 0)
-        else:
-            step = partial(script.began_step, args, gan, *optimizers, mine, torch.full((), 0.5))
-        step(x)  # optimizers make their state
+        given = partial(infogan_step, args, gan, *optimizers, slice(0, 4), torch.full((), 0.5), x.clone(), x,
+                        torch.tensor(clusters), penalty=True)  # fmt: skip
+        given()  # optimizers make their state
         seed_step(7, 1)
         with torch.device("meta"), Refuse():
-            losses = step(x)
+            losses = given()
         assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
         results.append([losses, *(network.state_dict() for network in networks)])
-    assert same(*results)
+    assert same(*results[:2]) and not same(*results[1:])
 
 
 @pytest.mark.parametrize(("model", "recipe", "rewarded"), [
@@ -611,30 +535,12 @@ def test_rates_are_halved_down_to_the_floor():
     assert rate_at(args, 1) == 0.00001, "the floor does not raise what begins below it"
 
 
-def test_a_run_that_is_stopped_before_its_first_sheet_is_due(faces, home, capsys, monkeypatch):
-    """Its faces are looked at all the same: there are a sheet, a score and a model."""
-    monkeypatch.setattr(plumbing, "listen_for_stop", lambda: lambda: True)
-    assert call("--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--recipe=best") == 0
-    output = capsys.readouterr().out
-    assert "trained 1 of" in output and "best at step 1 " in output and "inf)" not in output
-    assert (home / "checkpoint/faces_infogan_32_best/last.pt").exists()
-    assert (home / "samples/faces_infogan_32_best/0000001.png").exists()
-    assert (home / "models/faces_infogan_32_best.pt").exists()
-
-
 def test_collapse_is_warned_about(faces, home, capsys):
     """An untrained DCGAN makes one grey picture; the diversity number says so."""
     flags = ["--dataset_dir", faces, *SMALL, *places(home), "--model=infogan", "--steps=1", "--learning_rate=1e-9"]
     assert call(*flags) == 0
     captured = capsys.readouterr()
     assert "the generated pictures are nearly all the same" in captured.out + captured.err
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
-    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--recipe=best"]
-    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
-    assert "not finite at step" in capsys.readouterr().err
-    assert not (home / f"models/{NAME}.pt").exists()
 
 
 def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
@@ -760,14 +666,6 @@ def test_recovering_by_every_way(loss, trained, faces, tmp_path, capsys):
     assert "code error" in capsys.readouterr().out
 
 
-def photos(faces, folder, count=2):
-    folder.mkdir()
-    for path in sorted((faces / "img_align_celeba").iterdir())[:count]:
-        shutil.copy(path, folder)
-    Image.new("RGB", (120, 120), "green").save(folder / "no_face.png")
-    return folder
-
-
 def test_own_photos(trained, faces, tmp_path, capsys):
     """Varied with the photo and its recovery at the head of each line; a photo without a face is skipped and named."""
     folder = photos(faces, tmp_path / "photos")
@@ -886,8 +784,7 @@ def test_without_a_predictor(faces, home, capsys):
 def test_mistakes_end_in_one_line(flags, says, faces, tmp_path, capsys):
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(tmp_path), *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert not [path for path in tmp_path.rglob("*") if "records" not in str(path)], "nothing is written"
 
 
@@ -903,10 +800,6 @@ def test_what_does_not_fit_is_one_line(trained, faces, tmp_path, capsys, monkeyp
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert call(*flags, "--run=recover", "--recovery_loss=vgg16") == 2
     assert "--download" in capsys.readouterr().err
-    for content in (b"no model", b"junk"):
-        (tmp_path / "bad.pt").write_bytes(content)
-        assert call(*flags, "--run=sample", "--model_path", tmp_path / "bad.pt") == 2
-        assert "no checkpoint of this program" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,15 +1,9 @@
 """deep_makeover/: the networks by numbers, and every verb through the command line on drawn faces."""
 
 import argparse
-import csv
 import json
 import math
-import os
-import shutil
 import signal
-import subprocess
-import sys
-import time
 from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
@@ -18,9 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same, table
 from PIL import Image
-from processes import finish, start
+from processes import finish, start, train
 
 from benchmarks import makeover
 from common.celeba import CelebA, face_weights, matches, pack, parse_condition
@@ -45,28 +39,13 @@ from deep_makeover.model import (
     truncated_noise,
 )
 from deep_makeover.photo import plausible
-from deep_makeover.plumbing import make_ema, read_checkpoint, save_checkpoint, seed_step
+from deep_makeover.plumbing import read_checkpoint, save_checkpoint
 
 SIDES = ("--source", "Smiling=0", "--target", "Smiling=1")
 SIZES = "--min_faces 8 --batch_size 8 --device cpu --precision fp32 --workers 0".split()
 SMALL = (*SIDES, *SIZES)
 NAME = "faces_Smiling0-to-Smiling1_80x100_best"
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+call = caller(script)
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +53,8 @@ def trained(faces, tmp_path_factory):
     """A compact model after a few steps through the command line in its own process: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = "--run train --recipe=best --steps=16 --sample_every=8 --log_every=4 --lambda_r1=1 --learning_rate=0.005"
-    command = [sys.executable, ROOT / "deep_makeover/main.py", f"--dataset_dir={faces}", *flags.split()]
-    command += [*SMALL, *places(folder)]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
+    printed = train(folder, "deep_makeover", f"--dataset_dir={faces}", *flags.split(), *SMALL, *places(folder))
+    return folder, printed
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +259,7 @@ def test_training_leaves_what_it_says(trained, faces):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    charts = EventAccumulator(str(trained[0] / f"samples/{NAME}/logs")).Reload()
+    charts = logged(trained[0] / f"samples/{NAME}/logs")
     named = "loss/d loss/g loss/pixel loss/class loss/keep diversity learning_rate annealing/temperature"
     named += " annealing/pixel_share validation/distance validation/before validation/kept"
     named += " validation/read validation/read_before"
@@ -338,14 +305,6 @@ def test_test_faces_are_never_trained_on(home, faces, monkeypatch):
         assert (records.partition[rows] == 0).all() and side[rows].all()
 
 
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.mark.parametrize(
     "extra", [("--recipe=best", "--diff_augment"), ("--loss=wgan", "--batch_size=2", "--test_vectors=2")]
 )
@@ -363,28 +322,6 @@ def test_resume_is_exact(extra, faces, home):
     if "--loss=wgan" in extra:
         weights = [value for name, value in results[0]["discriminator"].items() if name.endswith(("weight", "bias"))]
         assert max(weight.abs().max() for weight in weights) <= 0.01, "the critic's weights are clipped"
-
-
-@pytest.mark.parametrize("bf16", [False, True])
-def test_a_step_depends_on_its_tensors_and_the_seed_alone(bf16):
-    """On no flag that changes either, and its losses are fp32 in any case."""
-    args = script.parse_args(
-        ["--instance_noise=0.2", "--diff_augment", "--recipe=best", "--box=9,18,80,96", *map(str, SMALL)]
-    )
-    flags, results, (x, y) = dict(vars(args)), [], torch.rand(2, 8, 3, 48, 40).mul(2).sub(1)
-    autocast = partial(torch.autocast, "cpu", torch.bfloat16, bf16)
-    for seed in (0, 0, 1):
-        torch.manual_seed(0)
-        generator, discriminator = make_networks("compact", 2, "residual", 2)
-        parts = dict(generator=generator, discriminator=discriminator, ema=make_ema(generator))
-        parts |= script.make_optimizers(args, generator, discriminator)
-        more = dict(share=torch.tensor(1.0), others=x, mine=slice(0, 8), autocast=autocast)
-        step = script.make_step(args, **parts, now=torch.tensor(16.0), **more)
-        seed_step(seed, 16)
-        losses = step(x, y, penalised=True)
-        assert all(loss.dtype == torch.float32 and loss.isfinite() for loss in losses.values())
-        results.append((losses, {name: part.state_dict() for name, part in parts.items()}))
-    assert same(results[0], results[1]) and not same(results[0], results[2]) and vars(args) == flags
 
 
 def test_above_its_threshold_the_discriminator_learns_alone(faces, home):
@@ -443,17 +380,6 @@ def test_a_run_that_steps_have_ended_does_not_ask_for_more(faces, home, capsys):
     assert "trained 1 of " in printed and "trained 1 of 1 " not in printed and "goes on" not in printed
 
 
-def test_a_stop_saves_first(faces, home):
-    flags = ["--dataset_dir", faces, "--recipe=best", *SMALL, *places(home), "--sample_every", 1]
-    (process,), outputs = start(home, "deep_makeover", *flags)
-    while not list((home / "samples" / NAME).glob("0*.png")) and process.is_alive():
-        time.sleep(0.05)
-    process.terminate()
-    codes, printed = finish([process], outputs)
-    assert codes == [0] and "of 45000 steps" in printed, printed
-    assert torch.load(home / "checkpoint" / NAME / "last.pt", weights_only=True)["state"]["step"] >= 1
-
-
 def test_two_processes_give_the_weights_of_one(faces, home):
     """Two processes as under torchrun, the same global batch, no batch norm: the same weights within rounding."""
     flags = ["--dataset_dir", faces, "--steps", 3, "--recipe=best", "--diff_augment", "--instance_noise=0.1", *SMALL]
@@ -465,12 +391,6 @@ def test_two_processes_give_the_weights_of_one(faces, home):
     for part in ("generator", "discriminator", "ema"):
         for name, weight in one[part].items():
             assert torch.allclose(weight, two[part][name], rtol=1e-3, atol=2e-4), f"{part} {name}"
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
-    flags = ["--dataset_dir", faces, "--recipe=best", "--learning_rate=1e30", "--learning_rate_end=1e30", *SMALL]
-    assert call(*flags, *places(home), "--steps=30", "--log_every=1") == 1
-    assert "the loss is not finite at step" in capsys.readouterr().err
 
 
 def test_another_box_and_scale_train(faces, home):
@@ -509,13 +429,11 @@ def test_the_attributes_may_lie_elsewhere(faces, home, capsys):
 # Test faces
 
 
-def test_testing_writes_pictures_manifest_and_numbers(trained, faces, run):
+def test_testing_writes_pictures_manifest_and_numbers(trained, faces):
     folder, _ = trained
-    process = run("deep_makeover/main.py", "--run", "test", "--dataset_dir", faces, *SMALL, *places(folder))
-    assert process.returncode == 0, process.stderr
+    assert call("--run", "test", "--dataset_dir", faces, *SMALL, *places(folder)) == 0
     out = folder / f"samples/{NAME}/test_001"
-    with open(out / "manifest.tsv") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    rows = table(out / "manifest.tsv")
     count = int((matches(CelebA(faces).attributes, "Smiling=0,Blurry=0") & (CelebA(faces).partition == 2)).sum())
     assert len(rows) == count and all(row["request"] == "Smiling=1" for row in rows)
     metrics = json.loads((out / "metrics.json").read_text())
@@ -779,8 +697,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
     (tmp_path / "full/mine.txt").write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert infer(changer, *flags.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and says in line
+    assert says in mistake(capsys)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()
 
@@ -815,8 +732,7 @@ def test_inference_mistakes_end_in_one_line_and_leave_nothing(flags, says, chang
 def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     start = ["--dataset_dir", faces, "--recipe=best", "--steps=1"]
     assert call(*start, *SMALL, *places(home), *flags.split()) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and says in line
+    assert says in mistake(capsys)
     assert not (home / "checkpoint").exists() and not (home / "models").exists()
 
 

@@ -1,7 +1,5 @@
 """face_math/: networks, losses and search by numbers, and every verb through the command line on drawn faces."""
 
-import copy
-import csv
 import math
 import os
 import shutil
@@ -15,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from calls import caller, logged, mistake, places, same, table
 from conftest import ROOT
+from pictures import photos
 from PIL import Image
-from processes import finish, start
-from torch.utils._python_dispatch import TorchDispatchMode
+from processes import finish, start, train
 
 from benchmarks import holes
 from common.celeba import ATTRIBUTES, CelebA, to_tensor, to_uint8
@@ -31,34 +30,14 @@ from face_math.gan import discriminator_loss, generator_loss, r1_penalty
 from face_math.holes import PULL, blend, make_hole, poisson, random_holes
 from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
-from face_math.plumbing import read_checkpoint, seed_step, unpacked, update_ema
+from face_math.plumbing import read_checkpoint, unpacked, update_ema
 from face_math.projection import contextual_loss, perceptual_loss, search
 from face_math.trained import Model, prepare, version_of
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
 VERB = (*SMALL[:2], *SMALL[4:6], "--device", "cpu", "--workers", 0, "--n_iter", 12, "--count", 5)
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
-
-
-def table(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file, delimiter="\t"))
+call = caller(script)
 
 
 @pytest.fixture(scope="module")
@@ -66,27 +45,11 @@ def trained(faces, tmp_path_factory):
     """A small GAN, encoder, filler and VAE, trained through the command line: (folder, what the GAN's run printed)."""
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--dataset_dir", faces, *SMALL, *places(folder), "--log_every=5"]
-    command = [sys.executable, ROOT / "face_math/main.py", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4"]
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
-    assert process.returncode == 0, process.stderr
+    printed = train(folder, "face_math", *flags, "--recipe=best", "--lambda_rec=20", "--epoch=4")
     assert call(*flags, "--run=train_encoder", "--epoch=3") == 0
     assert call(*flags, "--run=train_filler", "--epoch=2") == 0
     assert call(*flags, "--run=train_vae", "--recipe=best", "--epoch=3") == 0
-    return folder, process.stdout
-
-
-@pytest.fixture
-def home(trained, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(trained[0] / "records", tmp_path / "records", copy_function=os.link)
-    return tmp_path
-
-
-@pytest.fixture
-def copied(trained, tmp_path):
-    """A copy of all that was trained, to write into."""
-    shutil.copytree(trained[0], tmp_path / "copy")
-    return tmp_path / "copy"
+    return folder, printed
 
 
 # The networks
@@ -401,10 +364,8 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     folder = trained[0] / "samples"
-    tags = {name: EventAccumulator(str(folder / name / "logs")).Reload() for name in
+    tags = {name: logged(folder / name / "logs") for name in
             ("faces_32_best", "faces_32_best_encoder", "faces_32_best_filler", "faces_32_best_vae")}  # fmt: skip
     assert set(tags["faces_32_best"].Tags()["scalars"]) == {"loss/d", "loss/g", "loss/rec", "loss/z", "diversity",
                                                 "augmented/share", "face_distance", "validation/rec"}  # fmt: skip
@@ -419,14 +380,6 @@ def test_tensorboard_charts(trained):
     best = read_checkpoint(trained[0] / "models/faces_32_best.pt")["state"]
     curve = tags["faces_32_best"].Scalars("face_distance")
     assert best["distance"] == pytest.approx(min(point.value for point in curve), rel=1e-4)
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
@@ -544,17 +497,6 @@ def test_an_encoder_has_a_generator_of_its_own_or_the_gan_s(copied, faces, capsy
     assert same(dict(read_checkpoint(gan)["generator"]), dict(before["generator"]))
 
 
-class NoHost(TorchDispatchMode):
-    """Refuses what waits for the device, or brings something to it: numbers read, numbers made, shapes that depend."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        assert name not in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "equal"), name
-        if name in ("index", "index_put_"):
-            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), "a mask as an index"
-        return func(*args, **kwargs or {})
-
-
 def watch(monkeypatch, module, look):
     """From now on each step of module's training goes through look(step, parts, *tensors, **flags)."""
     seen = {}
@@ -566,40 +508,6 @@ def watch(monkeypatch, module, look):
 
     monkeypatch.setattr(module, "Journal", Watched)
     monkeypatch.setattr(module, "replayed", lambda step, device: partial(look, step, seen))
-
-
-@pytest.mark.parametrize(("verb", "recipe"), [("train", "document"), ("train", "best"), ("train_encoder", "best"),
-                                              ("train_vae", "best")])  # fmt: skip
-def test_a_step_is_a_function_of_its_tensors(verb, recipe, faces, copied, monkeypatch):
-    """Twice the same from the same state and seed, and in it nothing that a CUDA graph cannot hold."""
-    calls = []
-
-    def twice(step, parts, x, **flags):
-        before, results = copy.deepcopy({name: part.state_dict() for name, part in parts.items()}), []
-        for penalised in [[]] if not flags else [dict(penalised=False), dict(penalised=True)]:
-            for _ in range(2):
-                for name, part in parts.items():
-                    part.load_state_dict(copy.deepcopy(before[name]))
-                seed_step(0, 5)
-                with NoHost():
-                    losses = {name: loss.detach() for name, loss in step(x.clone(), **dict(penalised)).items()}
-                state = {name: part.state_dict() for name, part in parts.items()}
-                results.append(copy.deepcopy([losses, state]))
-            assert same(*results[-2:]), penalised
-            calls.append(penalised)
-        if flags and recipe == "best":
-            assert not same(results[0][1], results[-1][1]), "the penalty counts"
-        return losses
-
-    watch(monkeypatch, script if verb == "train" else coders, twice)
-    shutil.rmtree(copied / "checkpoint")
-    for path in (copied / "models").glob("faces_32_best_*"):
-        path.unlink()
-    if verb == "train":
-        (copied / "models/faces_32_best.pt").unlink()
-    flags = ["--dataset_dir", faces, "--run", verb, "--recipe", recipe, *SMALL, *places(copied), "--steps=3"]
-    assert call(*flags) == 0
-    assert len(calls) == (3 if verb == "train_vae" else 6)
 
 
 def test_the_encoder_goes_on_learning_after_a_sheet(faces, home, monkeypatch):
@@ -682,13 +590,6 @@ def test_collapse_is_warned_about(faces, home, capsys):
     assert call("--dataset_dir", faces, *SMALL, *places(home), "--steps=1", "--learning_rate=1e-9") == 0
     captured = capsys.readouterr()
     assert "the generated faces are nearly all the same" in captured.out + captured.err
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
-    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--log_every=1", "--recipe=best"]
-    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
-    assert "not finite at step" in capsys.readouterr().err
-    assert not (home / "models/faces_32_best.pt").exists()
 
 
 def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
@@ -816,14 +717,6 @@ def test_restarts_and_the_encoder_lower_the_loss(trained, faces, tmp_path):
         losses[name] = np.array([[float(row["0"]), float(row["12"])] for row in table(out / "losses.tsv")])
     assert (losses["three"][:, 1] <= losses["one"][:, 1] * 1.0001).all(), "the best is kept for each picture"
     assert losses["encoder"][:, 0].mean() < losses["one"][:, 0].mean(), "the encoder starts nearer"
-
-
-def photos(faces, folder, count=2):
-    folder.mkdir()
-    for path in sorted((faces / "img_align_celeba").iterdir())[:count]:
-        shutil.copy(path, folder)
-    Image.new("RGB", (120, 120), "green").save(folder / "no_face.png")
-    return folder
 
 
 def test_own_photos(trained, faces, tmp_path, capsys):
@@ -1058,8 +951,7 @@ def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
 def test_mistakes_end_in_one_line(flags, says, faces, tmp_path, capsys):
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(tmp_path), "--batch_size=4", *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert not [path for path in tmp_path.rglob("*") if "records" not in str(path)], "nothing is written"
 
 
@@ -1089,9 +981,6 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
     assert "give --image_size 32" in capsys.readouterr().err
     assert call(*flags, "--dataset_dir", faces, "--run=project", "--z_size=9") == 2
     assert "--z_size 8" in capsys.readouterr().err
-    (tmp_path / "bad.pt").write_bytes(b"no model")
-    assert call(*flags, "--dataset_dir", faces, "--run=project", "--model_path", tmp_path / "bad.pt") == 2
-    assert "no checkpoint of this program" in capsys.readouterr().err
     others = {
         "dapgan": dict(format=2, project="dapgan", args=dict(image_size=32, z_size=8), state={}),
         "older": dict(format=1, args=dict(image_size=32, z_size=8), state={}),
@@ -1103,10 +992,8 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
     train = ["--dataset_dir", faces, *SMALL, *places(tmp_path), "--record_dir", trained[0] / "records"]
     for name in (*others, "junk"):
         path = tmp_path / f"{name}.pt"
-        for command in ([*flags, "--run=project", "--model_path", path], [*train, "--start_from", path]):
-            assert call(*command) == 2, (name, command)
-            error = capsys.readouterr().err
-            assert error.count("\n") == 1 and str(path) in error, error
+        assert call(*train, "--start_from", path) == 2, name
+        assert str(path) in mistake(capsys)
     assert not (tmp_path / "out").exists()
 
 

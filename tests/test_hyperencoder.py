@@ -8,21 +8,21 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
+from calls import caller, logged, mistake, places, same
 from pictures import write_video
 from PIL import Image
-from processes import finish, start, wait_for
+from processes import finish, start
 
 from common.celeba import augment, to_tensor, to_uint8
+from common.crop import main as crop
 from common.mtcnn import MTCNN, square_around
 from common.photos import InputError
 from hyperencoder import main as script
@@ -35,49 +35,15 @@ from hyperencoder.swap import put_in, swap_faces
 
 SMALL = ("--width_multiplier", 0.0625, "--embed_size", 12, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
-
-
-def places(folder):
-    """The flags that keep all that a run writes below a folder."""
-    names = dict(record_dir="records", checkpoint_dir="checkpoint", model_path="models", sample_dir="samples")
-    return [str(part) for flag, name in names.items() for part in (f"--{flag}", folder / name)]
-
-
-def call(*flags):
-    """main() in this process; returns its exit code."""
-    torch.manual_seed(0)
-    try:
-        script.main([str(flag) for flag in flags])
-    except SystemExit as stop:
-        return stop.code
-    return 0
+call = caller(script)
 
 
 @pytest.fixture(scope="module")
-def records(faces, tmp_path_factory):
-    """A folder of packed faces that the tests below share: cropping them once is enough."""
-    folder = tmp_path_factory.mktemp("packed")
-    args = script.parse_args(["--dataset_dir", str(faces), "--workers", "0", *places(folder)])
-    load_records(args, torch.device("cpu"), 0)
-    return folder / "records"
-
-
-@pytest.fixture
-def home(records, tmp_path):
-    """A folder for one test's runs, with the packed faces in it."""
-    shutil.copytree(records, tmp_path / "records", copy_function=os.link)
-    return tmp_path
-
-
-@pytest.fixture(scope="module")
-def trained(faces, records, tmp_path_factory):
+def trained(faces, run, tmp_path_factory):
     """A small model trained through the command line in its own process: (folder, what it printed)."""
     folder = tmp_path_factory.mktemp("trained")
-    shutil.copytree(records, folder / "records", copy_function=os.link)
-    command = [sys.executable, ROOT / "hyperencoder/main.py", f"--dataset_dir={faces}", "--train=True", "--epoch=6",
-               "--log_every=5", "--init=he", "--batch_norm", "--learning_rate=0.002", "--show_ema=False",
-               *SMALL, *places(folder)]  # fmt: skip
-    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
+    flags = "--train=True --epoch=6 --log_every=5 --init=he --batch_norm --learning_rate=0.002 --show_ema=False".split()
+    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", *flags, *SMALL, *places(folder))
     assert process.returncode == 0, process.stderr
     return folder, process.stdout
 
@@ -210,13 +176,11 @@ def test_training_leaves_what_it_says(trained):
 
 
 def test_tensorboard_charts(trained):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     logs = trained[0] / "samples/faces/logs"
-    main = EventAccumulator(str(logs)).Reload()
+    main = logged(logs)
     assert {"embedding/max", "embedding/min", "embedding/std", "learning_rate"} <= set(main.Tags()["scalars"])
     assert main.Tags()["images"] == ["images/real_vs_predicted"]
-    curves = {part: EventAccumulator(str(logs / f"loss_mse_{part}")).Reload() for part in ("train", "validation")}
+    curves = {part: logged(logs / f"loss_mse_{part}") for part in ("train", "validation")}
     assert all(curve.Tags()["scalars"] == ["loss/mse"] for curve in curves.values()), "two lines in one chart"
     assert len(curves["validation"].Scalars("loss/mse")) == 6
     assert (logs / "projector_config.pbtxt").exists() and list(logs.glob("*/embedding/tensors.tsv"))
@@ -224,33 +188,20 @@ def test_tensorboard_charts(trained):
 
 def test_training_learns(trained):
     folder, _ = trained
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    curve = EventAccumulator(str(folder / "samples/faces/logs/loss_mse_train")).Reload().Scalars("loss/mse")
+    curve = logged(folder / "samples/faces/logs/loss_mse_train").Scalars("loss/mse")
     assert curve[-1].value < 0.6 * curve[0].value
 
 
-def test_running_again_does_nothing_and_longer_goes_on(trained, faces, tmp_path, capsys):
-    folder = tmp_path / "copy"
-    shutil.copytree(trained[0], folder)
-    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", "--learning_rate=0.002", *SMALL,
-             *places(folder)]  # fmt: skip
-    before = (folder / "checkpoint/faces/last.pt").read_bytes()
+def test_running_again_does_nothing_and_longer_goes_on(copied, faces, capsys):
+    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", "--learning_rate=0.002", *SMALL, *places(copied)]
+    before = (copied / "checkpoint/faces/last.pt").read_bytes()
     assert call(*flags, "--epoch=6") == 0
     assert "already" in capsys.readouterr().out
     assert call(*flags, "--epoch=9", "--steps=1") == 0, "more steps than that are there already"
-    assert (folder / "checkpoint/faces/last.pt").read_bytes() == before
+    assert (copied / "checkpoint/faces/last.pt").read_bytes() == before
     assert call(*flags, "--epoch=7") == 0
     assert "resuming" in capsys.readouterr().out
-    assert len(list((folder / "samples/faces").glob("0*.png"))) == 7
-
-
-def same(a, b):
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+    assert len(list((copied / "samples/faces").glob("0*.png"))) == 7
 
 
 @pytest.mark.parametrize("recipe", ["document", "best"])
@@ -269,30 +220,23 @@ def test_resume_is_exact(recipe, faces, home):
     assert results[0]["state"]["step"] == 12
 
 
+def save_for_ever(path):
+    model = torch.nn.Linear(1000, 3000)
+    for step in itertools.count(1):
+        save_checkpoint(path, {"seed": 0}, {"model": model}, step=step)
+
+
 def test_kill_during_a_checkpoint_write_leaves_a_loadable_one(tmp_path):
     """kill -9 at random moments of a process that does nothing but save."""
-    code = (
-        "import itertools, sys, torch\n"
-        f"sys.path.insert(0, {str(ROOT)!r})\n"
-        "from pathlib import Path\n"
-        "from hyperencoder.plumbing import save_checkpoint\n"
-        "model = torch.nn.Linear(1000, 3000)\n"
-        "for step in itertools.count(1):\n"
-        "    save_checkpoint(Path(sys.argv[1]), {'seed': 0}, {'model': model}, step=step)\n"
-    )
-    path = tmp_path / "run/last.pt"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)])
-    seen = []
-    for pause in (0.05, 0.31, 0.13):
-        while not path.exists() and process.poll() is None:
+    for number, pause in enumerate((0.05, 0.31, 0.13)):
+        path = tmp_path / f"{number}/last.pt"
+        (process,), _ = start(tmp_path, None, prepare=partial(save_for_ever, path))
+        while not path.exists() and process.is_alive():
             time.sleep(0.01)
         time.sleep(pause)
         process.kill()
-        process.wait()
-        content = load_checkpoint(path, {"seed": 0}, {})
-        seen.append(content["step"])
-        process = subprocess.Popen([sys.executable, "-c", code, str(path)]) if len(seen) < 3 else process
-    assert min(seen) >= 1
+        process.join()
+        assert load_checkpoint(path, {"seed": 0}, {})["step"] >= 1
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
@@ -305,19 +249,6 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capsys):
     (tmp_path / "last.previous.pt").write_bytes(b"")
     with pytest.raises(InputError, match="--restart"):
         load_checkpoint(path, flags, {"model": model})
-
-
-def test_a_stop_saves_first(faces, home):
-    """SIGTERM in mid-epoch: exit in order, with the step it had come to in the checkpoint."""
-    flags = ["--dataset_dir", faces, "--epoch", 1000, *SMALL, "--sample_every", 10**6, "--save_every", 10**6]
-    (process,), outputs = start(home, "hyperencoder", *flags, "--log_every", 1, *places(home))
-    wait_for("watch it", [process], outputs)
-    time.sleep(2)
-    process.terminate()
-    codes, output = finish([process], outputs)
-    assert codes == [0], output
-    step = read_checkpoint(home / "checkpoint/faces/last.pt")["state"]["step"]
-    assert step > 0 and f"trained {step} of " in output
 
 
 def test_two_processes_give_the_curve_of_one(faces, home):
@@ -333,12 +264,11 @@ def test_two_processes_give_the_curve_of_one(faces, home):
     assert one["state"]["best"] == pytest.approx(two["state"]["best"], rel=1e-3)
 
 
-def test_pictures_that_the_cropping_command_has_cut_are_taken_as_they_are(faces, tmp_path, run, capsys):
+def test_pictures_that_the_cropping_command_has_cut_are_taken_as_they_are(faces, tmp_path):
     pictures = [Image.open(path) for path in sorted((faces / "img_align_celeba").iterdir())[:12]]
     (tmp_path / "clips").mkdir()
     pictures[0].save(tmp_path / "clips/a.gif", save_all=True, append_images=pictures[1:], duration=40)
-    cut = run("common/mtcnn.py", "--in_dir", tmp_path / "clips", "--out_dir", tmp_path / "cut", "--size", 227)
-    assert cut.returncode == 0, cut.stderr
+    crop(["--in_dir", str(tmp_path / "clips"), "--out_dir", str(tmp_path / "cut"), "--size", "227"])
     assert call("--dataset_dir", tmp_path / "cut", "--steps=1", *SMALL, *places(tmp_path)) == 0
     (records,) = (tmp_path / "records").glob("cut-*/*.npy")
     first = cv2.imread(str(sorted((tmp_path / "cut").rglob("*.jpg"))[0]), cv2.IMREAD_COLOR_RGB)
@@ -357,15 +287,6 @@ def test_two_percent_damaged_files_train_to_the_end_and_are_named(faces, tmp_pat
     assert "of 96 pictures skipped" in output and "trained 3 of" in output
     (listing,) = (tmp_path / "records").glob("*/skipped.tsv")
     assert {"000007.jpg", "000050.jpg"} <= {line.split("\t")[0] for line in listing.read_text().splitlines()}
-
-
-def test_a_loss_that_is_not_finite_stops_the_run(faces, home, capsys):
-    flags = ["--dataset_dir", faces, *SMALL, *places(home), "--init=he", "--log_every=1"]
-    assert call(*flags, "--learning_rate=1e30", "--steps=9") == 1
-    assert "not finite at step" in capsys.readouterr().err
-    saved = home / "checkpoint/faces/last.pt"
-    assert not saved.exists() or all(torch.isfinite(value).all() for value in
-                                     read_checkpoint(saved)["model"].values())  # fmt: skip
 
 
 def test_training_stops_by_itself(faces, home, capsys):
@@ -416,11 +337,10 @@ def test_train_size_counts_and_shares(faces, home, capsys):
 # Using the model
 
 
-def test_testing_writes_metrics_and_embeddings(trained, faces, run):
+def test_testing_writes_metrics_and_embeddings(trained, faces):
     folder, _ = trained
-    process = run("hyperencoder/main.py", f"--dataset_dir={faces}", "--train=False", "--workers=0",
-                  "--precision=fp32", *places(folder))  # fmt: skip
-    assert process.returncode == 0, process.stderr
+    flags = ["--dataset_dir", faces, "--train=False", "--workers=0", "--precision=fp32"]
+    assert call(*flags, *places(folder)) == 0
     samples = folder / "samples/faces/test_001"
     metrics = json.loads((samples / "metrics.json").read_text())
     assert metrics["mse_01"] == pytest.approx(metrics["mse"] / 4)
@@ -446,17 +366,14 @@ def test_testing_writes_metrics_and_embeddings(trained, faces, run):
 
 
 def test_a_search_improves_on_the_encoder(trained, faces, tmp_path):
-    folder, _ = trained
-    shutil.copytree(folder / "models", tmp_path / "models")
-    shutil.copytree(folder / "records", tmp_path / "records", copy_function=os.link)
-    flags = ["--dataset_dir", faces, "--train=False", "--workers=0", "--precision=fp32", *places(tmp_path)]
+    flags = ["--dataset_dir", faces, "--train=False", "--workers=0", "--precision=fp32", *places(trained[0])]
     assert call(*flags, "--n_iter=20", "--out_dir", tmp_path / "out") == 0
     assert call(*flags, "--n_iter=0", "--out_dir", tmp_path / "alone") == 0
     metrics, alone = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("out", "alone"))
     assert metrics["mse"] < 0.95 * metrics["encoder_mse"]
     assert metrics["encoder_mse"] == pytest.approx(alone["mse"], rel=1e-4) and "encoder_mse" not in alone
 
-    content = torch.load(tmp_path / "models/faces.pt", weights_only=True)
+    content = torch.load(trained[0] / "models/faces.pt", weights_only=True)
     model = make_model(content["args"]).eval()
     model.load_state_dict(content["model"])
     with open(tmp_path / "out/embeddings.csv", newline="") as file:
@@ -650,8 +567,7 @@ def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     before = sorted(home.rglob("*"))
     base = [] if any("dataset_dir" in flag for flag in flags) else ["--dataset_dir", faces]
     assert call(*base, *SMALL, *places(home), *flags) == 2
-    error = capsys.readouterr().err.strip().splitlines()
-    assert len(error) == 1 and error[0].startswith("error: ") and says in error[0], error
+    assert says in mistake(capsys)
     assert sorted(home.rglob("*")) == before, "nothing is written"
 
 
@@ -661,17 +577,15 @@ def test_no_dataset_is_one_line(tmp_path, run):
     assert process.stderr.strip() == "error: --dataset_dir is needed: the folder (or zip) with the pictures"
 
 
-def test_other_flags_than_the_checkpoints_are_named(trained, faces, tmp_path, capsys):
-    folder = tmp_path / "copy"
-    shutil.copytree(trained[0], folder)
-    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", *SMALL, *places(folder), "--epoch=9"]
+def test_other_flags_than_the_checkpoints_are_named(copied, faces, capsys):
+    flags = ["--dataset_dir", faces, "--init=he", "--batch_norm", *SMALL, *places(copied), "--epoch=9"]
     assert call(*flags, "--learning_rate=0.5") == 2
     assert "learning_rate was 0.002, now 0.5" in capsys.readouterr().err
-    (folder / "models/faces.pt").write_bytes(b"no model")
+    (copied / "models/faces.pt").write_bytes(b"no model")
     assert call(*flags, "--run=test") == 2
-    shutil.rmtree(folder / "checkpoint")
+    shutil.rmtree(copied / "checkpoint")
     assert call(*flags) == 2, "a model without its checkpoint is not written over"
-    assert (folder / "models/faces.pt").read_bytes() == b"no model"
+    assert (copied / "models/faces.pt").read_bytes() == b"no model"
 
 
 def measure_memory():

@@ -207,5 +207,21 @@ def test_a_run_that_has_diverged_begins_anew(project, faces, tmp_path, capsys):
     assert call(project, *line, "--steps 9 --learning_rate 1e30 --restart") == 1
     assert re.search(r"not finite at step \d.*--restart and, say, a smaller --learning_rate\n", capsys.readouterr().err)
     assert list(tmp_path.glob("checkpoint/*.002")), "the run that was replaced by one that diverged"
+    kept = [path for place in ("checkpoint/*/last.pt", "models/*.pt") for path in tmp_path.glob(place)]
+    assert all(re.search(r"\.00\d", str(path)) for path in kept), "nothing of one that diverged is kept"
     assert call(project, *line, "--steps 2") == 0
     assert call(project, *line, "--run", [VERB[project].split()[1]], "--restart") == 2
+
+
+@pytest.mark.parametrize("project", PROJECTS)
+def test_a_run_that_is_asked_to_stop_saves_first(project, faces, tmp_path, monkeypatch, capsys):
+    """Its faces are looked at all the same: checkpoint, sheet and a GAN's model are of the step that it had come to."""
+    plumbing = importlib.import_module(f"{project}.plumbing")
+    monkeypatch.setattr(plumbing, "listen_for_stop", lambda: lambda: True)
+    assert call(project, f"--dataset_dir {faces}", places_in(tmp_path, faces), TRAIN[project]) == 0
+    output = capsys.readouterr().out
+    judged = project != "hyperencoder"  # which validates at the end of an epoch alone
+    assert "trained 1 of" in output and "inf)" not in output and ("best at step 1 " in output) == judged
+    kept = [path for place in ("checkpoint/*/last.pt", "models/*.pt") for path in tmp_path.glob(place)]
+    assert [plumbing.read_checkpoint(path)["state"]["step"] for path in kept] == [1] * (1 + judged)
+    assert list(tmp_path.glob("samples/*/0000001.png"))

@@ -157,24 +157,31 @@ def test_torchrun_lines_do_not_lose_run_to_torchrun(project):
         assert "--run" not in line or " -- " in line, line
 
 
-@pytest.mark.parametrize("project", PROJECTS)
-def test_help_needs_no_data_and_no_heavy_imports_beyond_torch(project, tmp_path):
+HELP = """
+import runpy, sys
+there = list(sys.path)
+for script in sys.argv[1:]:
+    sys.argv, sys.path[:] = [script, "--help"], there  # each finds the repository by itself
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        assert not stop.code
+    heavy = {"torchvision", "tensorboard", "pytorch_msssim", "tensorflow", "gradio", "sklearn"}
+    print("heavy:", heavy & set(sys.modules), "behind", script)
+"""
+
+
+def test_help_needs_no_data_and_no_heavy_imports_beyond_torch(tmp_path):
     """--help works from any directory and shows the launch commands and every flag."""
-    code = (
-        "import runpy, sys\n"
-        "script, sys.argv = sys.argv[1], sys.argv[1:]\n"
-        "try:\n    runpy.run_path(script, run_name='__main__')\n"
-        "except SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torchvision', 'tensorboard', 'pytorch_msssim', 'tensorflow', 'gradio', 'sklearn'}\n"
-        "print('heavy:', heavy & set(sys.modules))\n"
-    )
-    command = [sys.executable, "-c", code, str(ROOT / project / "main.py"), "--help"]
-    process = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
+    scripts = [str(ROOT / project / "main.py") for project in PROJECTS]
+    process = subprocess.run([sys.executable, "-c", HELP, *scripts], cwd=tmp_path, text=True, capture_output=True)
     assert process.returncode == 0, process.stderr
-    assert "heavy: set()" in process.stdout
-    assert f"torchrun --nproc_per_node=8 {project}/main.py" in process.stdout
-    for name in flags(project):
-        assert f"--{name}" in process.stdout
+    told = process.stdout
+    for project, script in zip(PROJECTS, scripts, strict=True):
+        text, behind, told = told.partition(f"heavy: set() behind {script}\n")
+        assert behind and f"torchrun --nproc_per_node=8 {project}/main.py" in text, project
+        for name in flags(project):
+            assert f"--{name}" in text
 
 
 def test_make_copies_refuses_where_two_were_changed(tmp_path):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from calls import mistake
 from PIL import Image
 
 from benchmarks import person, quality
 from common.celeba import ATTRIBUTES, CelebA, cut_box
-from common.photos import read_image
+from common.photos import read_image, run_script
 
 
 def read(**present):
@@ -109,7 +110,7 @@ def test_drifted_colours_a_grid_and_copies_are_seen():
     assert 0.5 <= quality.judge_copies(half, train, test, others) < 0.58
 
 
-def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_path):
+def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_path, capsys):
     """Real crops, requested to be what they are, with themselves as sources: nothing has changed."""
     dataset, folder = CelebA(faces), tmp_path / "images"
     folder.mkdir()
@@ -130,19 +131,19 @@ def test_the_command_reads_attributes_of_pictures_and_says_so(faces, run, tmp_pa
     assert all(edit["changed"] == 0 and edit["others_changed"] == 0 for edit in numbers["edits"].values())
 
     flags = ["--dataset_dir", faces, "--size", 32, "--epoch", 1, "--cache_dir", tmp_path / "cache"]
-    process = run("benchmarks/quality.py", *flags, "--json", tmp_path / "judge.json")  # without pictures
-    assert process.returncode == 0, process.stderr
-    assert "training the judge" not in process.stderr, "the judge of this crop and size is there already"
+    quality.main(list(map(str, [*flags, "--json", tmp_path / "judge.json"])))  # without pictures
+    assert "training the judge" not in capsys.readouterr().err, "the judge of this crop and size is there already"
     assert json.loads((tmp_path / "judge.json").read_text())["judge"] == numbers["judge"]
 
 
 @pytest.mark.parametrize("content, complaint", [
     ("name\trequest\nx.png\tMale=1\n", "title line"), ("file\nmissing.png\n", "missing.png"),
     ("file\trequest\nx.png\tMall=1\n", "Male")])  # fmt: skip
-def test_a_wrong_manifest_ends_in_one_line(content, complaint, faces, run, tmp_path):
+def test_a_wrong_manifest_ends_in_one_line(content, complaint, faces, tmp_path, capsys):
     Image.new("RGB", (32, 32)).save(tmp_path / "x.png")
     (tmp_path / "m.tsv").write_text(content)
-    process = run("benchmarks/quality.py", "--dataset_dir", faces, "--images", tmp_path, "--manifest",
-                  tmp_path / "m.tsv", "--cache_dir", tmp_path / "cache")  # fmt: skip
-    assert process.returncode == 2 and complaint in process.stderr and process.stderr.count("\n") == 1
+    flags = ["--dataset_dir", faces, "--images", tmp_path, "--manifest", tmp_path / "m.tsv"]
+    with pytest.raises(SystemExit) as stop:
+        run_script(lambda: quality.main(list(map(str, [*flags, "--cache_dir", tmp_path / "cache"]))))
+    assert stop.value.code == 2 and complaint in mistake(capsys)
     assert not (tmp_path / "cache").exists()

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from test_parallel import PROJECTS
 
 from common.synthetic import write
 
-PROJECTS = ("hyperencoder", "dapgan", "facegen_attr", "deep_makeover", "face_math")
 WHOLE = os.environ.get("README") == "whole"
 QUICK = {  # what makes a training of two steps short; sizes of pictures and networks stay as they are printed
     "hyperencoder": "--batch_size 4", "dapgan": "--batch_size 4", "facegen_attr": "--batch_size 4",
@@ -182,8 +182,6 @@ def test_the_root_readme(home, call, monkeypatch):
                 call(words)
 
 
-def test_folders_that_the_commands_make_are_ignored_by_git(tmp_path):
-    if not shutil.which("git"):
-        pytest.skip("no git")
+def test_folders_that_the_commands_make_are_ignored_by_git():
     text = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert {"/data/", "/*.jpg", "records/", "samples/", "checkpoint/", "*/models/"} <= set(text)

@@ -24,6 +24,9 @@ REFUSED = {
 }
 
 
+NOTHING_RANDOM = ("hyperencoder document", "deep_makeover best")
+
+
 class Refuse(TorchDispatchMode):
     """Raises where a step reads a value, makes a tensor of numbers, or lets values decide a shape."""
 
@@ -85,7 +88,7 @@ def restore(part, kept):
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_step_is_a_function_of_its_tensors(name, faces, crowd, tmp_path, monkeypatch):
     faces = crowd if name.startswith("deep_makeover") else faces
-    calls = {"count": 0, "checked": 0}
+    calls, draws = {"count": 0, "checked": 0}, name not in NOTHING_RANDOM
 
     def watched(step, device):
         parts = list(state_of(step, {}))
@@ -95,19 +98,28 @@ def test_a_step_is_a_function_of_its_tensors(name, faces, crowd, tmp_path, monke
             if calls["count"] <= 3:  # optimizers make their state in their first step
                 return step(*tensors, **flags)
             before = [copy.deepcopy(p if torch.is_tensor(p) else p.state_dict()) for p in parts]
-            results = []
-            for _ in range(2):
+
+            def again(seed, **other):
+                """The losses of the step from the same state, and all that it has come to: losses, and values."""
                 for part, kept in zip(parts, before, strict=True):
                     restore(part, kept)
-                torch.manual_seed(calls["count"])
-                with (
-                    torch.device("meta"),
-                    Refuse(),
-                ):  # meta: a tensor made without naming a device does not fit the rest
-                    losses = step(*tensors, **flags)
-                results.append([*losses.values(), *(value for part in parts for value in values(part))])
-            assert all(map(torch.equal, *results)), "the same tensors and seed, and another result"
-            assert all(loss.shape == () for loss in losses.values())
+                torch.manual_seed(seed)
+                with torch.device("meta"), Refuse():  # meta: what is made without naming a device does not fit the rest
+                    losses = step(*tensors, **flags | other)
+                return losses, [*losses.values(), *(value for part in parts for value in values(part))]
+
+            def differ(**other):
+                return not all(map(torch.equal, again(**dict(seed=0) | other)[1], found))
+
+            for name, due in flags.items():
+                if name.startswith("penal") and due:
+                    found = again(0)[1]
+                    assert differ(**{name: False}), "the penalty counts"
+            losses, found = again(0)
+            assert not differ(), "the same tensors and seed, and another result"
+            assert differ(seed=1) == draws, "what is random depends on the seed"
+            assert all(loss.shape == () and loss.isfinite() for loss in losses.values())
+            assert all(loss.dtype == torch.float32 for name, loss in losses.items() if "/" not in name), "bf16"
             calls["checked"] += 1
             return losses
 
@@ -120,7 +132,7 @@ def test_a_step_is_a_function_of_its_tensors(name, faces, crowd, tmp_path, monke
             if hasattr(module, "R1_EVERY"):
                 monkeypatch.setattr(module, "R1_EVERY", 2)  # so that the lazy penalty is seen as well
     after = TRAININGS[name][1]
-    small = ("--precision", "fp32", "--device", "cpu", "--sample_every", 1000, "--save_every", 1000)
+    small = ("--precision", "bf16", "--device", "cpu", "--sample_every", 1000, "--save_every", 1000)
     if after:
         call(after, flags_of(after, faces, tmp_path, *small, "--steps", 1))
         calls |= dict(count=0, checked=0)
