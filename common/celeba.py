@@ -555,9 +555,9 @@ def parse_condition(text):
     """{"Male": 1, "Eyeglasses": 0} from "Male=1,Eyeglasses=0" (-1 is 0 as well); InputError for anything else."""
     pairs = [pair.partition("=") for pair in text.split(",")] if text.strip() else []
     values = {"1": 1, "0": 0, "-1": 0}
-    for name, _, value in pairs:
-        if value.strip() not in values:
-            raise InputError(f"{name.strip() + '=' + value.strip()!r}: expected Attribute=1 or Attribute=0")
+    for pair in pairs:
+        if pair[2].strip() not in values:
+            raise InputError(f"{''.join(pair).strip()!r}: expected Attribute=1 or Attribute=0")
     names = [name.strip() for name, _, _ in pairs]
     attribute_indices(names)
     return {name: values[value.strip()] for name, (_, _, value) in zip(names, pairs, strict=True)}

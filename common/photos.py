@@ -536,13 +536,19 @@ def write_film(path, pictures):
 
 
 def new_folder(path, overwrite, make=True):
-    """A folder to write into. InputError: it is not empty and --overwrite was not given, or cannot be made."""
+    """A folder to write into; where --overwrite lets it have files already, says that they stay.
+
+    InputError: it is not empty and --overwrite was not given, or cannot be made.
+    """
     path = Path(path)
     try:
-        if os.path.exists(path) and (not path.is_dir() or not overwrite and any(path.iterdir())):
+        full = path.is_dir() and any(path.iterdir())
+        if os.path.exists(path) and (not path.is_dir() or full and not overwrite):
             raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
         if make:
             path.mkdir(parents=True, exist_ok=True)
+            if full:
+                print(f"{path} is not empty: of what lies there, files of the same names are replaced, all others stay")
     except OSError as error:
         raise InputError(f"{path} cannot be written to ({error.strerror})") from None
     return path

@@ -89,6 +89,8 @@ def load_records(args, device, rank=0):
             without = f"{(found < 0).sum()} of the pictures, such as {dataset.files[int(found.argmin())]}"
             raise InputError(f"--attribute_file {path} has no row for {without}")
         dataset.attributes = table[found]
+    for condition in (args.source, args.target):
+        matches(dataset.attributes, condition)  # what is wrong with it is said before any work
     if rank:
         dist.barrier()
     records = pack(dataset, args.record_dir, *read_box(args.box, args.scale), args.workers, device, progress=rank == 0)

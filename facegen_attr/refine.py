@@ -229,7 +229,7 @@ def open_session(args, model, first, seed, photo=None):
         x, c, places = own_faces(args, model, paths)
         start, c, spot = x[:1], c[:1], places[0]
         if len(x) > 1:
-            notes = [f"of {len(x)} faces the first is refined, of {spot.name}; generate --images changes all"]
+            notes = [f"of {len(x)} photos and frames the first is refined, {spot.name}; generate --images changes all"]
     elif noisy:
         maker = first or model
         c = draw_requests(maker.known, names, args.request, 1, seed)

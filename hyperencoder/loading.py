@@ -119,12 +119,12 @@ def load_pictures(args, model, device):
 
 
 def load_photos(args, model, device, faceless=False):
-    """The largest face of each of --images; faceless: of a picture without one, its middle.
+    """The largest face of each of --images, or with --all_faces every one; faceless: without one, a picture's middle.
 
     Returns images (N, h, w, 3) uint8, names, and for each whether a face was found.
     """
-    size = (max(128, *model.size),) * 2
-    images, names, skipped, places = find_faces(args.images, "face", size, MTCNN(device), faceless=faceless)
+    size, which = (max(128, *model.size),) * 2, "all" if args.all_faces else "largest"
+    images, names, skipped, places = find_faces(args.images, "face", size, MTCNN(device), which, faceless)
     for name, reason in skipped:
         print(f"skipped {name}: {reason}")
     return images, names, [place is not None for place in places]

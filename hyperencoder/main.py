@@ -90,7 +90,7 @@ def parse_args(argv=None):
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
-    add("--all_faces", **SWITCH, default=False, help="swap: every face, not only the largest")
+    add("--all_faces", **SWITCH, default=False, help="every face of a photo, not only the largest")
 
     named = {name: [name] for name in ("recipe", "y_height", "y_width", "embed_size")}
     args = plumbing.read_flags(parser, argv, defaults, named, model_of)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shutil
 import signal
 from contextlib import nullcontext
 from functools import partial
@@ -734,6 +735,13 @@ def test_mistakes_end_in_one_line(flags, says, faces, home, capsys):
     assert call(*start, *SMALL, *places(home), *flags.split()) == 2
     assert says in mistake(capsys)
     assert not (home / "checkpoint").exists() and not (home / "models").exists()
+
+
+def test_that_attributes_are_lacking_is_said_before_any_packing(faces, home, capsys):
+    shutil.copytree(faces / "img_align_celeba", home / "holiday")
+    flags = ["--dataset_dir", home / "holiday", "--recipe=best", "--steps=1"]
+    assert call(*flags, *SMALL, *places(home)) == 2
+    assert "list_attr_celeba" in mistake(capsys) and not list((home / "records").glob("holiday*"))
 
 
 def test_other_flags_than_the_checkpoints_are_named(trained, faces, home, capsys):

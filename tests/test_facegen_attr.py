@@ -612,6 +612,8 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
         with Image.open(tmp_path / name / "photos/clip.gif") as clip:
             assert clip.n_frames == 2 and clip.info["duration"] == 90 and clip.size == (178, 218)
     assert f"{tmp_path}/all/photos/me.png" in capsys.readouterr().out
+    assert call(*flags, "--run", "generate", "--count", 9, "--out_dir", tmp_path / "once") == 0
+    assert len(table(tmp_path / "once/manifest.tsv")) == 3, "asked for one thing, a face is changed once"
     assert call(*flags[:-2], "--run", "generate", "--count", 6, "--out_dir", tmp_path / "many") == 0
     assert {path.name for path in (tmp_path / "many/photos").iterdir()} == {
         "me.png",
@@ -639,7 +641,7 @@ def test_the_change_goes_back_into_the_photo(trained, faces, tmp_path, monkeypat
     assert "lie in one another" in capsys.readouterr().err
     flags[flags.index("--images") + 1] = tmp_path / "in"
     assert call(*flags[:-2], "--run", "refine", "--sample_dir", tmp_path / "s") == 0
-    assert "of 3 faces the first is refined, of clip.gif; generate --images changes all" in capsys.readouterr().out
+    assert "of 3 photos and frames the first is refined, clip.gif; generate" in capsys.readouterr().out
     with Image.open(next(tmp_path.glob("s/*/refine_002/photos/step_000.png"))) as whole:
         assert whole.size == (178, 218)
 

@@ -404,8 +404,17 @@ def test_own_photos_gifs_and_videos(trained, faces, tmp_path, capsys):
     assert len(list(out.glob("*.png"))) == 8 and len(list((out / "source").iterdir())) == 7
     assert not (out / "no_face.png").exists() and (out / "metrics.json").exists()
     assert call(*flags) == 2, "an output folder that is not empty is left alone"
+    capsys.readouterr()
     assert call(*flags, "--overwrite") == 0
+    assert "all others stay" in capsys.readouterr().out
     assert call(*flags[:3], photos / "no_face.png", *places(folder)) == 2
+    two = Image.new("RGB", (356, 218))
+    for left, picture in ((0, pictures[0]), (178, pictures[1])):
+        two.paste(picture, (left, 0))
+    two.save(tmp_path / "two.png")
+    for more, count in ((["--out_dir", tmp_path / "one"], 1), (["--out_dir", tmp_path / "both", "--all_faces"], 2)):
+        assert call(*flags[:3], tmp_path / "two.png", *more, *places(folder)) == 0
+        assert json.loads((more[1] / "metrics.json").read_text())["faces"] == count
 
 
 def test_red_stays_red_on_a_sheet(tmp_path):
