@@ -542,7 +542,7 @@ def new_folder(path, overwrite, make=True):
     """
     path = Path(path)
     try:
-        full = path.is_dir() and any(path.iterdir())
+        full = os.path.isdir(path) and any(path.iterdir())
         if os.path.exists(path) and (not path.is_dir() or full and not overwrite):
             raise InputError(f"--out_dir {path} is not an empty folder: name another, or add --overwrite")
         if make:

@@ -100,14 +100,14 @@ def parse_args(argv=None):
     add = parser.add_argument_group("What to do").add_argument
     add("--run", choices=VERBS, default="train", help="what to do (default: train)")
     add("--count", type=up_to(100_000), default=64, help="faces to take or draw; augment: varied pictures in all")
-    add("--method", choices=METHODS, help="how a latent is found (recover: all three; else both)")
+    add("--method", choices=METHODS, help="recover, vary: how a latent is found (all three; both)")
     add("--recovery_loss", choices=LOSSES, default="mse", help="of the optimisation (default: mse)")
     add("--n_iter", type=natural, default=100, help="its steps (default: 100)")
     add("--points", type=up_to(1000, least=2), default=10, help="vary: values of each part of the code (default: 10)")
     add("--strength", type=rate, default=0.35, help="augment: how far from a picture to go (default: 0.35)")
     add("--face_strength", type=share, default=0.2, help="augment: what is taken of that on the face (default: 0.2)")
-    add("--min_identity", type=share, default=0.95, help="least share of strangers less alike; 0: no gate")
-    add("--min_quality", type=share, default=0.01, help="least share of faces that are odder; 0: no gate")
+    add("--min_identity", type=share, default=0.95, help="augment: least share of strangers less alike; 0: all")
+    add("--min_quality", type=share, default=0.01, help="augment: least share of faces that are odder; 0: all")
     add("--attributes", default="Smiling,Male,Eyeglasses", help="evaluate: what to classify by")
     add("--few", type=numbers, default="5,10,20", help="evaluate: real pictures per class (default: 5,10,20)")
     add("--seeds", type=several, default=20, help="evaluate: choices of the few to average over (default: 20)")
@@ -141,7 +141,7 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
-    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
+    add("--images", type=path, nargs="+", help="recover, vary, augment: own pictures: files, folders, GIFs, videos")
     add("--start_from", type=path, help="train_predictor: model file or checkpoint of another to start from")
     add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
@@ -188,12 +188,8 @@ def check(args):
         raise InputError(f"--diff_augment is for --model infogan: {args.model}'s discriminator repeats what it sees")
     if args.lambda_digit and not (args.deform and args.model == "infogan"):
         raise InputError("--lambda_digit reads deformed digits: --model infogan and --deform")
-    if args.start_from and args.run != "train_predictor":
-        raise InputError("--start_from goes with --run train_predictor")
     if args.run in ("augment", "evaluate") and args.data != "celeba":
         raise InputError(f"--run {args.run} is for faces: --data celeba")
-    if args.images and args.run in ("sample", "evaluate", "ship"):
-        raise InputError(f"--run {args.run} takes no --images")
     if args.images and args.data != "celeba":
         raise InputError("--images are photos of faces; with digits the test part is taken")
 

@@ -137,8 +137,6 @@ def parse_args(argv=None):
         raise InputError("--width is of --network compact (--recipe best); the document's networks have their own")
     if (args.poolings, args.init) != (2, "residual") and args.network != "document":
         raise InputError("--poolings and --init are of --network document; the compact networks have their own")
-    if (args.infile or args.outfile or args.images) and args.run != "inference":
-        raise InputError(f"--infile, --outfile and --images are for --run inference, not for --run {args.run}")
     read_box(args.box, args.scale)
     loading.read_conditions(args)
     return args

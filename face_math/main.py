@@ -130,12 +130,14 @@ def parse_args(argv=None):
     add("--lam", type=plumbing.weight, help="weight of its perceptual loss (document: 0.1, best: 0)")
     add("--optimizer", choices=("nesterov", "adam"), help="of the search (document: nesterov, best: adam)")
     add("--momentum", type=plumbing.decay, help="of the search (document: 0.75, complete 0.9; best: 0.9)")
-    add("--mask", type=path, default="center", help="hole: center, left, random, full, or a picture, white the hole")
+    add(
+        "--mask", type=path, default="center", help="complete: center, left, random, full, or a picture, white the hole"
+    )
     add("--frames", type=up_to(10_000, least=2), default=64, help="interpolate: pictures from z to z (default: 64)")
-    vectors = "Smiling,Eyeglasses,Male,Blond_Hair,Turn"
-    add("--attributes", type=names_of, default=vectors, help=f"vectors to add; or Turn (default: {vectors})")
-    add("--strengths", type=numbers_of, help="how often to add a vector (default: -2,-1,0,1,2; compare: 1.5)")
-    add("--vectors", choices=("mean", "regression"), help="difference of means, or of what else is equal")
+    vectors, adding = "Smiling,Eyeglasses,Male,Blond_Hair,Turn", "arithmetic, compare"
+    add("--attributes", type=names_of, default=vectors, help=f"{adding}: vectors; or Turn (default: {vectors})")
+    add("--strengths", type=numbers_of, help=f"{adding}: how often (default: -2,-1,0,1,2; compare: 1.5)")
+    add("--vectors", choices=("mean", "regression"), help=f"{adding}: difference of means, or of what else is equal")
     add("--count", type=up_to(100_000), default=64, help="test faces to take without --images, or faces to sample")
 
     add = parser.add_argument_group("Model").add_argument
@@ -158,7 +160,8 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser).add_argument
-    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos; z files (.npy) as well")
+    seen = "project, complete, interpolate, average, arithmetic, compare: own pictures, GIFs, videos; z files (.npy)"
+    add("--images", type=path, nargs="+", help=seen)
     add("--start_from", type=path, help="train, train_encoder: model file or checkpoint to start from")
     add("--all_faces", **SWITCH, default=False, help="every face of a photo, not only the largest")
     add("--minus", type=path, nargs="+", help="arithmetic: pictures to take away from --images")
@@ -170,14 +173,10 @@ def parse_args(argv=None):
     args = plumbing.read_flags(parser, argv, defaults, named, lambda first: None if first.run in alone else "train")
     if args.start == "filler" and args.run != "complete":
         raise InputError("--start filler goes with --run complete: it is trained to fill holes")
-    if args.images and args.run in ("sample", "ship"):
-        raise InputError(f"--run {args.run} takes no --images")
     if args.run == "interpolate" and not args.images:
         raise InputError("--run interpolate needs --images: two pictures or z files, or more")
-    if (args.minus or args.plus) and not (args.run == "arithmetic" and args.images):
-        raise InputError("--minus and --plus go with --run arithmetic and --images, what they change")
-    if args.start_from and args.run not in ("train", "train_encoder"):
-        raise InputError("--start_from goes with --run train and --run train_encoder")
+    if (args.minus or args.plus) and not args.images:
+        raise InputError("--minus and --plus go with --images, what they change")
     return args
 
 

@@ -114,15 +114,15 @@ def parse_args(argv=None):
     add = plumbing.add_file_flags(parser).add_argument
     add("--request", help="generate, refine: what is asked for, such as Male=1,Smiling=0")
     add("--count", type=plumbing.up_to(100_000), help="generate: how many pictures (default: 16; one of each own face)")
-    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos (dcgan5)")
+    add("--images", type=path, nargs="+", help="generate, refine: own pictures: files, folders, GIFs, videos (dcgan5)")
     add("--shows", help="generate, refine: what --images show, where it is misread, such as Male=0")
     add("--all_faces", **SWITCH, default=False, help="generate: every face of a photo, not only the largest")
     add("--first_model", type=path, help="refine: model file that makes the first guess from noise (dcgan5)")
     add("--predictor_path", type=path, help="model file of the predictor (default: beside the model)")
-    add("--out_dir", type=path, help="folder for what a verb writes (default: a new one, VERB_001 ...)")
+    add("--out_dir", type=path, help="analyse, generate, refine, ship: folder for what is written (VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--web", **SWITCH, default=False, help="refine: in the browser, on this machine only")
-    add("--port", type=port, default=7860, help="refine --web: where the page is served (default: 7860)")
+    add("--port", type=port, default=7860, help="refine: where the page of --web is served (default: 7860)")
 
     named = dict(model=["model", "images"], image_size=["image_size"], recipe=["recipe"])
     uses = dict(generate="train", refine="train", tune="train", ship="train")
@@ -138,10 +138,6 @@ def parse_args(argv=None):
         raise InputError("--width is of --network conditional (--recipe best); the document's networks have their own")
     if args.lambda_attributes and args.network != "conditional":
         raise InputError("--lambda_attributes needs --network conditional, whose discriminator reads them")
-    if (args.web or args.first_model) and args.run != "refine":
-        raise InputError("--web and --first_model are for --run refine")
-    if args.images and args.run in ("analyse", "tune", "ship"):
-        raise InputError(f"--run {args.run} takes no --images")
     if args.shows and not (args.images or args.web):
         raise InputError("--shows says what --images show")
     for condition in (args.request, args.shows):

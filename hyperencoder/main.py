@@ -85,12 +85,12 @@ def parse_args(argv=None):
 
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, "--tf_record_path", records="tf_record_path").add_argument
-    add("--images", type=path, nargs="+", help="own pictures: files, folders, GIFs, videos")
+    add("--images", type=path, nargs="+", help="test, anomaly, swap: own pictures: files, folders, GIFs, videos")
     add("--out_dir", type=path, help="folder for the results (default: of --images a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
-    add("--all_faces", **SWITCH, default=False, help="every face of a photo, not only the largest")
+    add("--all_faces", **SWITCH, default=False, help="test, anomaly, swap: every face, not only the largest")
 
     named = {name: [name] for name in ("recipe", "y_height", "y_width", "embed_size")}
     args = plumbing.read_flags(parser, argv, defaults, named, model_of)
@@ -107,10 +107,6 @@ def parse_args(argv=None):
     least = 2 * int(os.environ.get("WORLD_SIZE", 1))
     if args.train and args.batch_norm and args.batch_size < least:
         raise InputError(f"--batch_size {args.batch_size}: batch norm needs {least} at least, or --batch_norm=False")
-    if args.images and args.run == "ship":
-        raise InputError(f"--run {args.run} takes no --images")
-    if args.start_from and args.run != "train_swap":
-        raise InputError("--start_from goes with --run train_swap")
     if args.run == "train_swap" and args.pca_path:
         raise InputError("--pca_path carries a person's looks past the decoders: not with --run train_swap")
     return args

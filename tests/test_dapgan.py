@@ -760,7 +760,7 @@ def test_without_a_predictor(faces, home, capsys):
     (["--categorical=ten"], "10 or 10,10"),
     (["--model=began", "--continuous=2"], "no code"),
     (["--continuous=0"], "needs a code"),
-    (["--run=sample", "--images=a.jpg"], "--run sample takes no --images"),
+    (["--run=sample", "--images=a.jpg"], "--images is for --run recover or vary or augment"),
     (["--deform"], "digits"),
     (["--data=digits", "--images", "x.png"], "photos of faces"),
     (["--data=digits", "--run=evaluate"], "for faces"),

@@ -943,7 +943,7 @@ def test_comparing(trained, faces, tmp_path, capsys, monkeypatch):
     (["--run=project", "--start=filler"], "--run complete"),
     (["--run=project", "--minus", "x"], "--minus"),
     (["--run=arithmetic", "--attributes=Smilling"], "Smiling"),
-    (["--run=sample", "--images=a.jpg"], "--run sample takes no --images"),
+    (["--run=sample", "--images=a.jpg"], "--images is for --run project"),
     (["--strengths=1,much"], "--strengths"),
     (["--strengths", "-2,2"], "--flag=VALUE"),
     (["--run=complete", "--mask=middle"], "center, left, random, full"),

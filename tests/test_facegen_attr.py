@@ -936,7 +936,7 @@ MISTAKES = [
     (["--run=refine", "--port=99999"], "65535"),
     (["--web=maybe"], "expected True or False"),
     (["--colour=red"], "--colour"),
-    (["--run=analyse", "--images=a.jpg"], "--run analyse takes no --images"),
+    (["--run=analyse", "--images=a.jpg"], "--images is for --run generate or refine"),
     (["--dataset_name=a/b"], "plain name"),
 ]
 

@@ -564,7 +564,7 @@ def test_swap_between_folders(faces, tmp_path):
     (["--dataset_dir=/no/such/folder"], "/no/such/folder"),
     (["--train_size=none"], "none"),
     (["--colour=red"], "--colour"),
-    (["--run=ship", "--images=a.jpg"], "--run ship takes no --images"),
+    (["--run=ship", "--images=a.jpg"], "--images is for --run test or anomaly or swap"),
     (["--train=False"], "train first"),
     (["--run=swap"], "--images"),
     (["--run=train_swap"], "--people"),

@@ -111,11 +111,16 @@ def test_flags_that_would_do_nothing_are_refused(capsys):
     from face_math.main import parse_args as face_math
     from facegen_attr.main import parse_args as facegen_attr
 
-    for flag in ("--web", "--first_model=x.pt"):
-        with pytest.raises(InputError, match="are for --run refine"):
-            facegen_attr(["--run=generate", flag])
+    for parse, run, flag, whose in (
+        (facegen_attr, "generate", "--web", "refine"),
+        (facegen_attr, "analyse", "--request=Male=1", "generate or refine"),
+        (face_math, "average", "--mask=left", "complete"),
+        (makeover, "test", "--all_faces", "inference"),
+    ):
+        with pytest.raises(InputError, match=f"{flag.split('=')[0]} is for --run {whose}, not for --run {run}"):
+            plumbing.check_places(parse([f"--run={run}", "--dataset_dir=x", flag]))
     with pytest.raises(InputError, match="--out_dir is for another --run"):
-        plumbing.check_places(argparse.Namespace(run="train", restart=False, images=None, out_dir="x"))
+        plumbing.check_places(argparse.Namespace(run="train", only={}, restart=False, out_dir="x"))
     for parse, line in ((makeover, ["--random_seed", "9" * 20]), (face_math, ["--dataset_dir=x", "--train_size=abc"])):
         with pytest.raises(SystemExit):
             parse(line)
@@ -128,7 +133,7 @@ def test_results_do_not_replace_what_they_are_made_of(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "me.jpg").write_bytes(b"mine")
-    flags = dict(run="sample", restart=False, overwrite=True, images=None, minus=None)
+    flags = dict(run="sample", only={}, restart=False, overwrite=True, images=None, minus=None)
     for flag, given, out_dir in (
         ("images", photos / "me.jpg", photos), ("minus", photos, photos / "out"), ("images", photos, tmp_path),
     ):  # fmt: skip

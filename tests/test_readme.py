@@ -108,7 +108,7 @@ def call(home, monkeypatch):
             monkeypatch.setattr("facegen_attr.tune.STEPS", 2)
         if verb == "evaluate":
             flags += ["--seeds", "2", "--few", "2"]
-        if "n_iter" in vars(script.parse_args(flags)):
+        if "n_iter" in vars(script.parse_args(flags)) and (project != "hyperencoder" or verb == "test"):
             flags += ["--n_iter", "2"]
         try:
             script.main(flags)
