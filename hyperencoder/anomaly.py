@@ -115,7 +115,8 @@ def anomaly(args):
         table.writerow(["file", "error", "validation_faces_below", "two_sided_below", "face", "odd"])
         table.writerows([name, f"{error:.6g}", f"{one:.4f}", f"{two:.4f}", int(face), int(strange)]
                         for name, error, one, two, face, strange in rows)  # fmt: skip
-    print(f"anomaly.csv in {out}: odd is an error above 99% of the validation faces' ({known.quantile(0.99):.4f}),")
+    limit = f"99% of {len(known)} validation faces' ({known.quantile(0.99):.4f})"
+    print(f"anomaly.csv in {out}: odd is an error above {limit},")
     print("or one that is further than 99% of theirs from what is usual, above or below; or no face in the picture")
     if args.images:
         for name, error, one, two, face, strange in rows:
