@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from common.mtcnn import MTCNN, align, kind_of, paste, pick, rescale, rewrite, soft_box, warp
-from common.photos import InputError, name_outputs, named_files, write_table
+from common.photos import InputError, name_outputs, named_files, new_folder, write_table
 from deep_makeover.loading import load_model, make_over, read_box, run_name, take
 from deep_makeover.plumbing import add_to_index, next_folder, place
 
@@ -113,7 +113,8 @@ def inference(args):
     plan = plan_outputs(args)
     model = load_model(args)
     detector, done, told, rows = MTCNN(model[1]), 0, "", []
-    plan[0][1].parent.mkdir(parents=True, exist_ok=True)
+    if args.images:
+        new_folder(plan[0][1].parent, args.overwrite)
     for file, path in plan:
         try:
             told, written = make_over_file(file, path, model, detector, args)

@@ -171,9 +171,9 @@ def read_flags(parser, argv, defaults, named, uses):
     the data set -> the flags that say it, as {"recipe": ["recipe"]}. Where they are not given, the only model there is
     says it (`find_run`).
     A verb that finds none uses the one that comes with the program (`find_shipped`), and args.shipped says so, unless
-    the person has said which, or where theirs lie. args.given: the flags on the command line; args.only: the verbs that
-    each is for (`verbs_of`). args.shaping: the flags that shape a run, those of the groups Model and Training but for
-    how long it goes on. A run can be resumed with others changed, not with these.
+    the person has said which, or where theirs lie. args.given: the flags on the command line; args.only: those of them
+    that are for some verbs alone, and for which (`verbs_of`). args.shaping: the flags that shape a run, those of the
+    groups Model and Training but for how long it goes on. A run can be resumed with others changed, not with these.
     """
     argv = sys.argv[1:] if argv is None else list(map(str, argv))
     first = parser.parse_known_args(argv)[0]
@@ -208,7 +208,8 @@ def read_flags(parser, argv, defaults, named, uses):
     told += as_flags([name for name in named if given & set(named[name])], named, vars(args))
     args.train_first = f"train first: {' '.join(told)} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
-    args.only = {action.dest: verbs_of(parser, action) for action in parser._actions if action.dest in given}
+    only = {action.dest: verbs_of(parser, action) for action in parser._actions if action.dest in given}
+    args.only = {flag: verbs for flag, verbs in only.items() if verbs}
     groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
     names = {action.dest for group in groups for action in group._group_actions}
     args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
@@ -220,17 +221,23 @@ def read_flags(parser, argv, defaults, named, uses):
         where = f"{args.model_path} nor {args.checkpoint_dir}"
         raise InputError(f"no model: none in {where} fits{others}; {args.train_first}")
     if args.dataset_name is None:
-        raise InputError("--dataset_dir is needed: the folder (or zip) with the pictures")
+        needed = "--dataset_dir is needed: the folder (or zip) with the pictures"
+        raise InputError("; ".join([needed, *misplaced(args)]))
     if Path(args.dataset_name).name != args.dataset_name or args.dataset_name in ("", ".."):
         raise InputError(f"--dataset_name {args.dataset_name!r}: expected a plain name, without slashes")
     return args
 
 
 def verbs_of(parser, action):
-    """The verbs that a flag is for: those its help begins with, "generate, refine: what is asked for", else all."""
+    """The verbs that a flag is for alone: those its help begins with, as in "generate, refine: what is asked for"."""
     verbs = next(other.choices for other in parser._actions if other.dest == "run")
     named = action.help.partition(": ")[0].split(", ")
-    return named if set(named) <= set(verbs) else list(verbs)
+    return named if set(named) <= set(verbs) else []
+
+
+def misplaced(args):
+    """What is to be said of flags that were given to another verb than they are for."""
+    return [f"--{flag} is for --run {' or '.join(verbs)}" for flag, verbs in args.only.items() if args.run not in verbs]
 
 
 def find_shipped(args, given, training, named):
@@ -316,11 +323,10 @@ def run_name(args, *parts):
 
 
 def check_places(args):
-    """InputError, before any work, where what a verb writes cannot be written."""
+    """InputError, before any work, where what a verb writes cannot be written, or a flag is not for it."""
     training = args.run.startswith("train")
-    for flag, verbs in args.only.items():
-        if args.run not in verbs:
-            raise InputError(f"--{flag} is for --run {' or '.join(verbs)}, not for --run {args.run}")
+    if wrong := misplaced(args):
+        raise InputError(f"{wrong[0]}, not for --run {args.run}")
     if args.restart and not training:
         raise InputError(f"--restart begins a training anew; --run {args.run} is none")
     if training and getattr(args, "out_dir", None):

@@ -45,7 +45,7 @@ class Model:
 def find_part(args, part=""):
     """The best GAN so far, or part beside it, else its last checkpoint: path, content, flags; None where none is.
 
-    InputError: there is no GAN, or the file is not of this project, or not of this size.
+    InputError: there is no GAN, or the file is not of this project, or not of this size; or the GAN not as asked for.
     """
     flags, name = beside(args, part)
     one = flags.model_path.endswith(".pt")  # that one and no other
@@ -56,7 +56,12 @@ def find_part(args, part=""):
     saved = content.get("args", {})
     if not {"image_size", "z_size", "width", "kernel", "d_batch_norm", "show_ema", "recipe"} <= set(saved):
         raise InputError(f"{path} is no model of this project")
-    check_shape(args, path, content, "image_size", "z_size", "width", "kernel", "d_batch_norm")
+    for size in ("image_size", "z_size"):  # of what lies beside the GAN, too, whether they were given or not
+        if saved[size] != getattr(args, size):
+            known = f"{path} has {size} {saved[size]}, not {getattr(args, size)}"
+            raise InputError(f"{known}: give --{size} {saved[size]}, or another model")
+    if not part:
+        check_shape(args, path, content, "width", "kernel", "d_batch_norm")
     return path, content, argparse.Namespace(**saved)
 
 

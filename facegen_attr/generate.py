@@ -28,7 +28,8 @@ def changes(args, model):
     x, c, places = own_faces(args, model, args.images) if args.images else (*test_faces(args, model), None)
     columns, values = wanted(args.request, names)
     turns = torch.arange(args.count or (len(x) if args.images else 16))
-    if columns:  # asked the same, a face looks the same
+    if columns and len(turns) > len(x):
+        print(f"--count {len(turns)}: each of {len(x)} faces once, since all are asked for the same")
         turns = turns[: len(x)]
     chosen = turns % len(x)
     if places:

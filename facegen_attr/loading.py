@@ -221,6 +221,7 @@ def find_own(args):
     InputError: there is none, or it has another shape than the flags ask for.
     """
     path, content = find_model(args, run_name(args))
+    content["args"] = BEFORE | content["args"]
     check_shape(args, path, content, "model", "image_size", "attributes", "network", "width")
     return path, content
 

@@ -594,6 +594,8 @@ def test_folders_gifs_and_videos(changer, scene, tmp_path, capsys):
     film = cv2.VideoCapture(str(tmp_path / "e.avi"))
     assert film.get(cv2.CAP_PROP_FRAME_WIDTH) == 900
     film.release()
+    assert infer(changer, "--images", photos / "a.png", "--out_dir", tmp_path / "out", "--overwrite") == 0
+    assert "all others stay" in capsys.readouterr().out and (tmp_path / "out/c.mp4").exists()
 
 
 @pytest.fixture(scope="module")

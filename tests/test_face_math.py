@@ -32,7 +32,7 @@ from face_math.loading import load_records, training_faces
 from face_math.model import Discriminator, Encoder, Generator, Guess, components, draw_z, kl_divergence, prior_distance
 from face_math.plumbing import read_checkpoint, unpacked, update_ema
 from face_math.projection import contextual_loss, perceptual_loss, search
-from face_math.trained import Model, prepare, version_of
+from face_math.trained import Model, find_part, prepare, version_of
 
 SMALL = ("--image_size", 32, "--width", 4, "--z_size", 8, "--batch_size", 8, "--device", "cpu", "--precision", "fp32",
          "--workers", 0)  # fmt: skip
@@ -981,6 +981,17 @@ def test_files_that_do_not_fit_are_one_line(trained, faces, tmp_path, capsys):
     assert "give --image_size 32" in capsys.readouterr().err
     assert call(*flags, "--dataset_dir", faces, "--run=project", "--z_size=9") == 2
     assert "--z_size 8" in capsys.readouterr().err
+    shutil.copytree(trained[0] / "models", tmp_path / "models")
+    for part, name, value in (("encoder", "width", 3), ("vae", "z_size", 9)):
+        path = tmp_path / f"models/faces_32_best_{part}.pt"
+        path = path if path.exists() else tmp_path / f"models/faces_32_{part}.pt"
+        content = torch.load(path, weights_only=True)
+        content["args"][name] = value
+        torch.save(content, path)
+    beside = script.parse_args([*map(str, SMALL), "--run=project", "--model_path", str(tmp_path / "models")])
+    assert find_part(beside, "_encoder")[2].width == 3, "it may be of another width than the GAN"
+    with pytest.raises(InputError, match="has z_size 9, not 8"):
+        find_part(beside, "_vae")
     others = {
         "dapgan": dict(format=2, project="dapgan", args=dict(image_size=32, z_size=8), state={}),
         "older": dict(format=1, args=dict(image_size=32, z_size=8), state={}),
@@ -1022,6 +1033,8 @@ def test_what_is_missing_is_said(copied, faces, capsys):
 def test_no_dataset_is_one_line(capsys):
     assert call() == 2
     assert capsys.readouterr().err == "error: --dataset_dir is needed: the folder (or zip) with the pictures\n"
+    assert call("--images", "me.jpg") == 2
+    assert "is needed: the folder (or zip) with the pictures; --images is for --run project or" in mistake(capsys)
 
 
 def test_the_benchmark_fills_the_hole_in_every_way(trained, faces, tmp_path, capsys):
