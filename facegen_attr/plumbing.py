@@ -208,11 +208,12 @@ def read_flags(parser, argv, defaults, named, uses):
     told += as_flags([name for name in named if given & set(named[name])], named, vars(args))
     args.train_first = f"train first: {' '.join(told)} (--help says how)"
     args.command = shlex.join(["python", f"{PROJECT.name}/main.py", *argv])
-    only = {action.dest: verbs_of(parser, action) for action in parser._actions if action.dest in given}
-    args.only = {flag: verbs for flag, verbs in only.items() if verbs}
-    groups = [group for group in parser._action_groups if group.title in ("Model", "Training")]
-    names = {action.dest for group in groups for action in group._group_actions}
+    groups = {group.title: group._group_actions for group in parser._action_groups}
+    names = {action.dest for title in ("Model", "Training") for action in groups[title]}
     args.shaping = sorted(names - {"epoch", "steps", "patience", "train_time"})
+    del groups["Training"]  # a verb may be given those of the run whose model it uses
+    only = {action.dest: verbs_of(parser, action) for actions in groups.values() for action in actions}
+    args.only = {flag: verbs for flag, verbs in only.items() if verbs and flag in given}
     if args.dataset_name is None and args.dataset_dir is not None:
         args.dataset_name = name_of(args.dataset_dir)
     if args.dataset_name is None and args.model_path.endswith(".pt"):
