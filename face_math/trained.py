@@ -56,12 +56,8 @@ def find_part(args, part=""):
     saved = content.get("args", {})
     if not {"image_size", "z_size", "width", "kernel", "d_batch_norm", "show_ema", "recipe"} <= set(saved):
         raise InputError(f"{path} is no model of this project")
-    for size in ("image_size", "z_size"):  # of what lies beside the GAN, too, whether they were given or not
-        if saved[size] != getattr(args, size):
-            known = f"{path} has {size} {saved[size]}, not {getattr(args, size)}"
-            raise InputError(f"{known}: give --{size} {saved[size]}, or another model")
-    if not part:
-        check_shape(args, path, content, "width", "kernel", "d_batch_norm")
+    shape = () if part else ("width", "kernel", "d_batch_norm")  # what lies beside the GAN may have another
+    check_shape(args, path, content, *shape, always=("image_size", "z_size"))
     return path, content, argparse.Namespace(**saved)
 
 

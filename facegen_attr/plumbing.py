@@ -704,12 +704,15 @@ def find_model(args, name):
     return path, read_checkpoint(path)
 
 
-def check_shape(args, path, content, *names):
-    """InputError: a flag of these was given, and a model, with this content of its file, has another value of it."""
-    for name in names:
+def check_shape(args, path, content, *names, always=()):
+    """InputError: a model, with this content of its file, has another value of one of these flags than was given.
+
+    always: those whose value counts where they were not given, too.
+    """
+    for name in (*always, *names):
         values = content["args"].get(name), getattr(args, name)
         theirs, mine = (",".join(x) if isinstance(x, list) else x for x in values)
-        if name in args.given and name in content["args"] and theirs != mine:
+        if name in (*always, *args.given) and name in content["args"] and theirs != mine:
             raise InputError(f"{path} has {name} {theirs}, not {mine}: give --{name} {theirs}, or another model")
 
 

@@ -86,7 +86,7 @@ def parse_args(argv=None):
     plumbing.add_machine_flags(parser)
     add = plumbing.add_file_flags(parser, "--tf_record_path", records="tf_record_path").add_argument
     add("--images", type=path, nargs="+", help="test, anomaly, swap: own pictures: files, folders, GIFs, videos")
-    add("--out_dir", type=path, help="folder for the results (default: of --images a new one, VERB_001 ...)")
+    add("--out_dir", type=path, help="folder for the results (default: a new one, VERB_001 ...)")
     add("--overwrite", **SWITCH, default=False, help="write into an --out_dir that is not empty")
     add("--start_from", type=path, help="train_swap: model file of an auto-encoder to start from")
     add("--person", help="swap: whose face to put in (default: the last that was trained)")
